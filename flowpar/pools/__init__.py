@@ -1,0 +1,1 @@
+"""Where batches run: serial, threads, processes, an event loop, or a pool of the user's."""

@@ -1,0 +1,449 @@
+"""What travels between the scheduler and a pool, and how it is pickled.
+
+A `Batch` goes out, a `Report` comes back. Both may be handed over as they are, to a thread, or
+pickled: then functions, arguments and results each travel in a way that one bad object cannot
+spoil the rest, and an exception arrives with its type, its notes, its causes and the lines of the
+user's code that it passed.
+"""
+
+from __future__ import annotations
+
+import io
+import linecache
+import pickle
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from flowpar.errors import NotPicklable, TaskError, add_note
+from flowpar.task import ALL_REFS, LITERAL, Call, Ref, Template
+
+PLAIN: Final = frozenset({int, float, str, bytes, bool, type(None), complex})
+"""Types whose values pickle for certain, and load without running anybody's code."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Calls that one worker makes one after another. Values of earlier calls feed later ones."""
+
+    calls: list[Call]
+    """In an order in which each comes after those whose values it takes."""
+    functions: dict[int, Callable[..., object]]
+    """By number; every number in `calls`."""
+    inputs: dict[int, object]
+    """Values from outside the batch, by index."""
+    wanted: frozenset[int]
+    """Calls whose values are needed outside the batch."""
+    timeout: float | None = None
+    """Seconds that the batch, then of one call, may run."""
+    stop_on_error: bool = False
+    """Whether a failure leaves the calls after it unstarted."""
+    seeds: dict[int, int] | None = None
+    """Seed of the random generators for each call, by index."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return load_batch, (dump_batch(self),)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A call that raised."""
+
+    error: BaseException
+
+
+@dataclass(slots=True)
+class Report:
+    """How the calls of a batch ended.
+
+    A call that is in none of `failed`, `expanded` and `unstarted` succeeded; its value is in
+    `values` if it was wanted.
+    """
+
+    values: dict[int, object]
+    """By index."""
+    failed: dict[int, Failure]
+    """By index."""
+    expanded: dict[int, object]
+    """What a call returned that is, or holds, delayed values, by index."""
+    unstarted: list[int]
+    """Calls that were not made: what they need failed, was expanded, or stopped the batch."""
+    start: float
+    """When the batch started, on `time.perf_counter`, which all processes of a machine share."""
+    ends: list[float]
+    """When each call that was made ended, in the order of the calls, on the same clock."""
+    cpu_seconds: list[float]
+    """CPU time of each call that was made; zero for those under 0.1 ms."""
+    worker: str
+    """Which thread or process."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return load_report, (dump_report(self),)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A value as its pickle: made where the value was, loaded only where it is needed."""
+
+    data: bytes
+
+    def load(self) -> object:
+        """Return a new copy of the value."""
+        return pickle.loads(self.data)  # noqa: S301 - made by our own worker
+
+
+# ---------------------------------------------------------------------------------- dumping
+
+
+def dumps(value: object) -> bytes:
+    """Return the pickle of a value; functions and classes of ``__main__`` travel by value."""
+    import cloudpickle  # noqa: PLC0415 - slow to import, and a serial run needs none of it
+
+    return cloudpickle.dumps(value, protocol=5)  # type: ignore[no-any-return]
+
+
+def pack(value: object) -> object:
+    """Return the value itself if it is plain, else its pickle.
+
+    Raises
+    ------
+    Exception
+        Whatever the value's own pickling raises.
+    """
+    if type(value) in PLAIN:
+        return value
+    try:
+        # The C pickler alone is several times faster, but it takes what __main__ defines by name.
+        return Packed(_fast_dumps(value))
+    except Exception:  # noqa: BLE001 - whatever it was, the slower pickler decides
+        return Packed(dumps(value))
+
+
+class _ByNameRefused(pickle.PicklingError):
+    """Something of ``__main__`` would have travelled by name."""
+
+
+class _FastPickler(pickle.Pickler):
+    def reducer_override(self, value: object) -> Any:
+        # Called for classes, functions and instances only, never for plain data.
+        kind = value if isinstance(value, type) else type(value)
+        if kind.__module__ == "__main__" or isinstance(value, types.FunctionType):
+            raise _ByNameRefused
+        return NotImplemented
+
+
+def _fast_dumps(value: object) -> bytes:
+    with io.BytesIO() as buffer:
+        _FastPickler(buffer, protocol=5).dump(value)
+        return buffer.getvalue()
+
+
+def dump_batch(batch: Batch) -> bytes:
+    """Return the pickle of a whole batch, functions included.
+
+    Raises
+    ------
+    NotPicklable
+        Naming the first function or argument that cannot be pickled.
+    """
+    try:
+        return dumps(_plain_batch(batch))
+    except BaseException as error:
+        raise not_picklable(batch, error) from error
+
+
+def _plain_batch(batch: Batch) -> tuple[object, ...]:
+    return (
+        batch.calls,
+        batch.functions,
+        batch.inputs,
+        batch.wanted,
+        batch.timeout,
+        batch.stop_on_error,
+        batch.seeds,
+    )
+
+
+def load_batch(data: bytes) -> Batch:
+    """Return the batch that `dump_batch` pickled."""
+    return Batch(*pickle.loads(data))  # noqa: S301 - made by the parent
+
+
+def not_picklable(batch: Batch, error: BaseException) -> BaseException:
+    """Return the error that names what in a batch cannot be pickled.
+
+    An interrupt is returned as it is.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return error
+    for number, function in batch.functions.items():
+        if not _pickles(function):
+            path = find_culprit(function, "function")
+            return _refusal(path, function, error, f"the function (number {number})")
+    for call in batch.calls:
+        for path, argument in _arguments(call):
+            if not _pickles(argument):
+                return _refusal(find_culprit(argument, path), argument, error, f"argument {path}")
+    for value in batch.inputs.values():
+        if not _pickles(value):
+            path = find_culprit(value, "input")
+            return _refusal(path, value, error, "the value of a dependency")
+    return _refusal("batch", batch, error, "the batch")
+
+
+def _refusal(path: str, value: object, error: BaseException, what: str) -> NotPicklable:
+    kind = type(value).__name__
+    return NotPicklable(
+        f"{what} cannot be sent to another process: {path} ({kind}): "
+        f"{type(error).__name__}: {error}. Make it inside the task, pass something that it can be "
+        'made from, or use pool="threads" for this function',
+        path=path,
+    )
+
+
+def _arguments(call: Call) -> Iterator[tuple[str, object]]:
+    _, _, _, args, kwargs = call
+    for position, argument in enumerate(args):
+        yield f"args[{position}]", argument
+    for name, argument in (kwargs or {}).items():
+        yield f"kwargs[{name!r}]", argument
+
+
+def _pickles(value: object) -> bool:
+    try:
+        dumps(value)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - anything that pickling raises means no
+        return False
+    return True
+
+
+def find_culprit(value: object, path: str, *, depth: int = 12) -> str:
+    """Return the path to the innermost part of a value that cannot be pickled.
+
+    Parameters
+    ----------
+    value
+        Something that cannot be pickled.
+    path
+        Where it is, such as ``args[0]``.
+    depth
+        How many levels to look into.
+
+    Examples
+    --------
+    >>> import threading
+    >>> find_culprit({"a": [1, threading.Lock()]}, "args[0]")
+    "args[0]['a'][1]"
+    """
+    if depth:
+        for name, part in _parts(value):
+            if not _pickles(part):
+                return find_culprit(part, path + name, depth=depth - 1)
+    return path
+
+
+def _parts(value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        yield from ((f"[{key!r}]", part) for key, part in value.items())
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        yield from ((f"[{number}]", part) for number, part in enumerate(value))
+    elif isinstance(value, types.FunctionType):
+        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=False)
+        for name, cell in cells:
+            try:
+                yield f" (captured variable {name})", cell.cell_contents
+            except ValueError:  # not bound yet
+                continue
+        for name in value.__code__.co_names:
+            if name in value.__globals__ and value.__module__ == "__main__":
+                yield f" (global {name})", value.__globals__[name]
+    elif isinstance(value, types.MethodType):
+        yield ".__self__", value.__self__
+    elif isinstance(value, Template):
+        yield from ((f"[{number}]", part) for number, part in enumerate(value.parts))
+    elif hasattr(value, "__dict__") and not isinstance(value, type):
+        yield from ((f".{name}", part) for name, part in vars(value).items())
+
+
+# ---------------------------------------------------------------------------------- reports
+
+
+def dump_report(report: Report) -> bytes:
+    """Return the pickle of a report; a value that cannot be pickled becomes a failure of its call."""
+    values: dict[int, object] = {}
+    failed: dict[int, object] = {}
+    expanded: dict[int, object] = {}
+    for source, target in ((report.values, values), (report.expanded, expanded)):
+        for index, value in source.items():
+            try:
+                target[index] = pack(value)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
+                failed[index] = pack_error(_unsendable_result(value, error))
+    for index, failure in report.failed.items():
+        failed[index] = pack_error(failure.error)
+    return pickle.dumps(
+        (
+            values,
+            failed,
+            expanded,
+            report.unstarted,
+            report.start,
+            report.ends,
+            report.cpu_seconds,
+            report.worker,
+        ),
+        protocol=5,
+    )
+
+
+def load_report(data: bytes) -> Report:
+    """Return the report that `dump_report` pickled; its larger values stay packed."""
+    values, failed, expanded, *rest = pickle.loads(data)  # noqa: S301 - made by our own worker
+    failures = {index: Failure(unpack_error(packed)) for index, packed in failed.items()}
+    return Report(values, failures, expanded, *rest)
+
+
+def _unsendable_result(value: object, error: BaseException) -> NotPicklable:
+    path = find_culprit(value, "result")
+    return NotPicklable(
+        f"the result cannot be sent back from its process: {path} ({type(value).__name__}): "
+        f"{type(error).__name__}: {error}. Return something that pickles, or use "
+        'pool="threads" for this function',
+        path=path,
+    )
+
+
+# ----------------------------------------------------------------------------------- errors
+
+Frame = tuple[str, int, str]
+"""(file name, line, function name)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedError:
+    """An exception on its way: itself if it survives pickling, and what it said in any case."""
+
+    data: bytes | None
+    type_name: str
+    text: str
+    frames: list[Frame]
+    cause: PackedError | None
+    context: PackedError | None
+    suppress_context: bool
+
+
+def pack_error(error: BaseException, *, depth: int = 20) -> PackedError:
+    """Return an exception, with its causes and the frames it passed, in a form that travels."""
+    cause, context = error.__cause__, error.__context__
+    return PackedError(
+        data=_round_trip(error),
+        type_name=f"{type(error).__module__}.{type(error).__qualname__}",
+        text=_text_of(error),
+        frames=user_frames(error.__traceback__),
+        cause=pack_error(cause, depth=depth - 1) if cause is not None and depth else None,
+        context=pack_error(context, depth=depth - 1)
+        if context is not None and context is not cause and depth
+        else None,
+        suppress_context=error.__suppress_context__,
+    )
+
+
+def unpack_error(packed: PackedError) -> BaseException:
+    """Return the exception; a `TaskError` with its text where it could not travel."""
+    error = _load_error(packed)
+    error.__cause__ = unpack_error(packed.cause) if packed.cause else None
+    error.__context__ = unpack_error(packed.context) if packed.context else None
+    error.__suppress_context__ = packed.suppress_context
+    return error.with_traceback(make_traceback(packed.frames))
+
+
+def _load_error(packed: PackedError) -> BaseException:
+    if packed.data is not None:
+        try:
+            error = pickle.loads(packed.data)  # noqa: S301 - made by our own worker
+        except (Exception, SystemExit):  # noqa: BLE001 - loading runs the user's code
+            error = None
+        if isinstance(error, BaseException):
+            return error
+    text = TaskError(
+        f"{packed.type_name}: {packed.text}", type_name=packed.type_name, text=packed.text
+    )
+    add_note(text, "The exception itself cannot be pickled, so it is shown by its text.")
+    return text
+
+
+def _round_trip(error: BaseException) -> bytes | None:
+    try:
+        data = dumps(error)
+        same = type(pickle.loads(data)) is type(error)  # noqa: S301 - our own pickle
+    except BaseException:  # noqa: BLE001 - whatever its pickling raises: it cannot travel
+        return None
+    return data if same else None
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as trouble:  # noqa: BLE001 - a __str__ of the user's
+        return f"<its str() raised {type(trouble).__name__}>"
+
+
+_OUR_FOLDER: Final = __file__.rsplit("pools", 1)[0]
+
+
+def user_frames(traceback: types.TracebackType | None) -> list[Frame]:
+    """Return where an exception passed, outermost first, without flowpar's own frames."""
+    frames = []
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if not code.co_filename.startswith(_OUR_FOLDER):
+            frames.append((code.co_filename, traceback.tb_lineno, code.co_name))
+        traceback = traceback.tb_next
+    return frames
+
+
+def make_traceback(frames: list[Frame]) -> types.TracebackType | None:
+    """Return a traceback that shows the frames, as if the exception had passed them here.
+
+    Frames cannot be made, so each is taken from a tiny piece of code that carries the name and
+    the file of the original, run up to where it raises.
+    """
+    made: types.TracebackType | None = None
+    for filename, line, function in reversed(frames):
+        frame = _frame(filename, line, function)
+        made = types.TracebackType(made, frame, frame.f_lasti, line)
+    return made
+
+
+def _frame(filename: str, line: int, function: str) -> types.FrameType:
+    source = compile("raise StopAsyncIteration", filename, "exec")
+    code = source.replace(co_name=function, co_firstlineno=line)
+    if sys.version_info >= (3, 11):
+        code = code.replace(co_qualname=function)
+    try:
+        exec(code, {"__name__": "flowpar.traceback", "__file__": filename})  # noqa: S102
+    except StopAsyncIteration as stop:
+        traceback = stop.__traceback__
+        while traceback is not None and traceback.tb_next is not None:
+            traceback = traceback.tb_next
+    linecache.lazycache(filename, {})
+    return traceback.tb_frame  # type: ignore[union-attr]
+
+
+def references(call: Call) -> Iterator[int]:
+    """Yield the index of every value that a call takes."""
+    _, _, kind, args, kwargs = call
+    if kind == ALL_REFS:
+        yield from args
+    elif kind != LITERAL:
+        for argument in (*args, *(kwargs or {}).values()):
+            if type(argument) is Ref:
+                yield argument.index
+            elif type(argument) is Template:
+                yield from argument.refs()

@@ -1,0 +1,210 @@
+"""Runs the calls of a batch: the only code of flowpar that a worker needs."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Mapping, MutableSequence
+from typing import Any
+
+from flowpar.errors import TaskError, TaskTimeout
+from flowpar.pools.transport import Batch, Failure, Packed, Report, references
+from flowpar.task import ALL_REFS, LITERAL, Ref, Task, Template
+
+CPU_TIME_FROM = 1e-4
+"""Seconds; the CPU clock of a thread costs 0.3 µs to read, so shorter calls are not asked."""
+
+CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
+
+_inside = threading.local()
+
+
+def is_inside_task() -> bool:
+    """Return whether this thread is running a task."""
+    return getattr(_inside, "depth", 0) > 0
+
+
+class NotComputed(LookupError):
+    """A value that is not there, because its call failed, was expanded or was not made."""
+
+
+class _Values(dict[int, object]):
+    __slots__ = ()
+
+    def __missing__(self, index: int) -> object:
+        raise NotComputed(index)
+
+
+def execute(batch: Batch, mark: MutableSequence[int] | None = None) -> Report:
+    """Make the calls of a batch and report how each ended.
+
+    Parameters
+    ----------
+    batch
+        The calls, their functions and the values they start from.
+    mark
+        Item 0 is set to the position of each call before it is made, so that who survives this
+        process knows which call ended it.
+
+    Notes
+    -----
+    The loop is long because it runs once per task, and everything it does not do in a function
+    of its own is a tenth of a microsecond saved: 0.6 µs a call with two refs, measured on
+    CPython 3.11.
+    """
+    functions, wanted, seeds = batch.functions, batch.wanted, batch.seeds
+    values = _Values(batch.inputs)
+    report = Report({}, {}, {}, [], 0.0, [], [], worker_name())
+    results, ends, cpu_seconds = report.values, report.ends, report.cpu_seconds
+    if any(type(value) is Packed for value in values.values()):
+        _load_inputs(batch, values, report)
+    clock, cpu_clock = time.perf_counter, time.thread_time
+    _inside.depth = getattr(_inside, "depth", 0) + 1
+    last_cpu = cpu_clock()
+    report.start = last = clock()
+    try:
+        for position, (index, number, kind, args, kwargs) in enumerate(batch.calls):
+            if mark is not None:
+                mark[0] = position
+            try:
+                if kind == LITERAL:
+                    taken: Any = args
+                elif kind == ALL_REFS:
+                    taken = [values[ref] for ref in args]
+                else:
+                    taken, kwargs = _fill(args, kwargs, values)  # noqa: PLW2901
+                if seeds is not None:
+                    _seed(seeds[index])
+                value = functions[number](*taken, **kwargs) if kwargs else functions[number](*taken)
+            except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
+                if type(error) is NotComputed:
+                    if index not in report.failed:
+                        report.unstarted.append(index)
+                    continue
+                report.failed[index] = Failure(tame(error))
+                taken = value = None
+                ends.append(now := clock())
+                cpu_seconds.append(0.0)
+                last = now
+                if batch.stop_on_error:
+                    report.unstarted.extend(call[0] for call in batch.calls[position + 1 :])
+                    break
+                continue
+            ends.append(now := clock())
+            if now - last > CPU_TIME_FROM:
+                cpu = cpu_clock()
+                cpu_seconds.append(cpu - last_cpu)
+                last_cpu = cpu
+            else:
+                cpu_seconds.append(0.0)
+            last = now
+            if isinstance(value, Task) or (type(value) in CONTAINERS and holds_task(value)):
+                report.expanded[index] = value
+                continue
+            values[index] = value
+            if index in wanted:
+                results[index] = value
+    finally:
+        _inside.depth -= 1
+    return report
+
+
+def _fill(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, values: Mapping[int, object]
+) -> tuple[list[Any], dict[str, Any] | None]:
+    filled = [_value(argument, values) for argument in args]
+    if kwargs is None:
+        return filled, None
+    return filled, {name: _value(argument, values) for name, argument in kwargs.items()}
+
+
+def _value(argument: object, values: Mapping[int, object]) -> object:
+    kind = type(argument)
+    if kind is Ref:
+        return values[argument.index]  # type: ignore[attr-defined]
+    if kind is Template:
+        return argument.fill(values)  # type: ignore[attr-defined]
+    return argument
+
+
+def _load_inputs(batch: Batch, values: dict[int, object], report: Report) -> None:
+    """Load the inputs that came as pickles; a call whose input cannot be loaded fails."""
+    broken: dict[int, BaseException] = {}
+    for index, value in batch.inputs.items():
+        if type(value) is Packed:
+            try:
+                values[index] = value.load()
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - loading runs the user's code
+                broken[index] = error
+                del values[index]
+    for call in batch.calls if broken else ():
+        for index in references(call):
+            if index in broken:
+                error = broken[index]
+                failure = TaskError(
+                    f"a value that this task needs could not be loaded: "
+                    f"{type(error).__name__}: {error}"
+                )
+                failure.__cause__ = error
+                report.failed[call[0]] = Failure(failure)
+
+
+def holds_task(value: object) -> bool:
+    """Return whether a builtin container holds a task, at any depth.
+
+    Examples
+    --------
+    >>> holds_task([1, {"a": (2, 3)}])
+    False
+    """
+    stack, seen = [value], set()
+    while stack:
+        container = stack.pop()
+        if id(container) in seen:
+            continue
+        seen.add(id(container))
+        items = container.values() if type(container) is dict else container
+        for kind in set(map(type, items)):  # type: ignore[call-overload]
+            if issubclass(kind, Task):
+                return True
+            if kind in CONTAINERS:
+                stack.extend(item for item in items if type(item) is kind)  # type: ignore[attr-defined]
+    return False
+
+
+def tame(error: BaseException) -> BaseException:
+    """Return the error without our frame; a TaskError in its place if it would end who gets it."""
+    if error.__traceback__ is not None:
+        error.__traceback__ = error.__traceback__.tb_next
+    if isinstance(error, Exception):
+        return error
+    name = type(error).__name__
+    tamed = TaskError(f"the task raised {name}: {error}", type_name=name, text=str(error))
+    tamed.__cause__ = error
+    return tamed.with_traceback(error.__traceback__)
+
+
+def worker_name() -> str:
+    """Return what names this worker: the thread in the parent, the process elsewhere."""
+    if IN_PROCESS:
+        return f"process {os.getpid()}"
+    return threading.current_thread().name
+
+
+IN_PROCESS = False
+"""Whether this process is one of flowpar's workers; set by it."""
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed(seed % 2**32)
+
+
+def timed_out(timeout: float, what: str) -> TaskTimeout:
+    """Return the error of a task that ran too long."""
+    return TaskTimeout(f"ran longer than its timeout of {timeout:g} s: {what}", timeout=timeout)

@@ -1,0 +1,425 @@
+"""What one call is and how it may be run; imports only errors.
+
+The records here cross every boundary of the package. The user's calls come in as `Task`; `Call` is
+the form in which a pool gets them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import numbers
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, Final
+
+from flowpar.errors import OptionError
+
+POOLS: Final = ("inline", "threads", "processes", "async")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The line of the user's that built a task."""
+
+    filename: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.filename}:{self.line} in {self.function}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How one delayed function may be run. Times are in seconds."""
+
+    name: str | None = None
+    """Shown instead of the function's own name."""
+    nout: int | None = None
+    """How many values the function returns, for unpacking."""
+    retries: int = 0
+    """Attempts after the first that failed."""
+    retry_delay: float = 0.0
+    """Wait before the first retry; doubles each time, with jitter."""
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    """Which exceptions are worth another attempt."""
+    timeout: float | None = None
+    """How long one attempt may run."""
+    pool: str | None = None
+    """One of `POOLS`; None leaves the choice to flowpar."""
+    limit: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """Amounts of shared resources that the task holds while it runs."""
+    priority: int = 0
+    """Higher first, among tasks that are ready."""
+    cache: bool | None = None
+    """Whether results are kept, where the run has a cache; None: as the run says."""
+    version: str | None = None
+    """A string of the user's that is part of the cache key."""
+    expires: float | None = None
+    """Age at which a cached result is no longer used."""
+    pure: bool = True
+    """False: always run again, never in a batch with others."""
+    traverse: bool = True
+    """Whether containers among the arguments are searched for delayed values."""
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether a task of this policy never shares a batch."""
+        return not self.pure or self.timeout is not None or bool(self.limit)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _policy, ({**values, "limit": dict(self.limit)},)
+
+
+def _policy(values: dict[str, Any]) -> Policy:
+    return Policy(**{**values, "limit": MappingProxyType(values["limit"])})
+
+
+def policy_from(base: Policy, changes: Mapping[str, Any]) -> Policy:
+    """Return `base` with the user's keywords applied, each checked.
+
+    Raises
+    ------
+    OptionError
+        If a name is not a policy, naming the nearest that is; or if a value is not legal.
+    """
+    known = {f.name: getattr(base, f.name) for f in fields(base)}
+    for name, value in changes.items():
+        if name not in known:
+            raise OptionError(unknown_name(name, known, "a policy of delayed"))
+        known[name] = _CHECKS[name](name, value)
+    return Policy(**known)
+
+
+def unknown_name(name: str, known: Mapping[str, object], what: str) -> str:
+    """Return the message for a name that is not among the known ones."""
+    import difflib  # noqa: PLC0415 - slow to import, and only an error needs it
+
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(known))}"
+    return f"{name!r} is not {what}: {hint}"
+
+
+def check_number(name: str, value: object, *, above: float | None = None) -> float:
+    """Return `value` if it is a finite number of zero or more (or greater than `above`)."""
+    legal = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if legal:
+        amount = float(value)  # type: ignore[arg-type]
+        legal = amount == amount and (amount >= 0 if above is None else amount > above)  # noqa: PLR0124 - NaN
+    if not legal:
+        at_least = "zero or more" if above is None else f"more than {above:g}"
+        raise OptionError(f"{name} takes a number, {at_least}, and not {value!r}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def check_count(name: str, value: object, *, least: int = 0) -> int:
+    """Return `value` if it is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < least:
+        raise OptionError(f"{name} takes a whole number of {least} or more, and not {value!r}")
+    return int(value)
+
+
+def check_bool(name: str, value: object) -> bool:
+    """Return `value` if it is True or False."""
+    if not isinstance(value, bool):
+        raise OptionError(f"{name} takes True or False, and not {value!r}")
+    return value
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
+    """Return `value` if it is one of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        close = unknown_name(str(value), dict.fromkeys(choices), f"a choice for {name}")
+        raise OptionError(close)
+    return value
+
+
+def _maybe(check: Callable[[str, Any], Any]) -> Callable[[str, object], Any]:
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _check_text(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise OptionError(f"{name} takes a string that is not empty, and not {value!r}")
+    return value
+
+
+def _check_priority(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise OptionError(f"{name} takes a whole number, and not {value!r}")
+    return max(-(2**20), min(2**20, int(value)))
+
+
+def _check_types(name: str, value: object) -> tuple[type[BaseException], ...]:
+    kinds = value if isinstance(value, tuple) else (value,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise OptionError(f"{name} takes exception types, and not {kind!r}")
+    return kinds
+
+
+def check_limit(name: str, value: object) -> Mapping[str, float]:
+    """Return a policy's `limit` as {resource: amount}; a name alone stands for one of it."""
+    amounts = {value: 1} if isinstance(value, str) else value
+    if value is None:
+        amounts = {}
+    if not isinstance(amounts, Mapping) or not all(isinstance(key, str) for key in amounts):
+        raise OptionError(f"{name} takes a name, or {{name: amount}}, and not {value!r}")
+    checked = {key: check_number(f"{name}[{key!r}]", amounts[key], above=0) for key in amounts}
+    return MappingProxyType(checked)
+
+
+_CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
+    "name": _maybe(_check_text),
+    "nout": _maybe(check_count),
+    "retries": check_count,
+    "retry_delay": check_number,
+    "retry_on": _check_types,
+    "timeout": _maybe(lambda name, value: check_number(name, value, above=0)),
+    "pool": _maybe(lambda name, value: check_choice(name, value, POOLS)),
+    "limit": check_limit,
+    "priority": _check_priority,
+    "cache": _maybe(check_bool),
+    "version": _maybe(_check_text),
+    "expires": _maybe(check_number),
+    "pure": check_bool,
+    "traverse": check_bool,
+}
+
+DEFAULT_POLICY: Final = Policy()
+_numbers = itertools.count(1)
+
+
+class Function:
+    """A callable with its policy, shared by all tasks that call it.
+
+    Attributes
+    ----------
+    number
+        Names this function within this process; never used twice.
+    is_coroutine
+        Whether a call gives a coroutine, to be run on an event loop.
+    is_cheap
+        Whether a call costs less than sending it anywhere (items, attributes, containers).
+    after
+        Tasks that must have ended before a call may start, without giving it a value.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_arity",
+        "after",
+        "call",
+        "is_cheap",
+        "is_coroutine",
+        "name",
+        "number",
+        "policy",
+    )
+
+    def __init__(
+        self,
+        call: Callable[..., object],
+        policy: Policy = DEFAULT_POLICY,
+        *,
+        after: tuple[Task, ...] = (),
+        is_cheap: bool = False,
+    ) -> None:
+        self.call = call
+        self.policy = policy
+        self.after = after
+        self.is_cheap = is_cheap
+        self.number = next(_numbers)
+        self.name = policy.name or name_of(call)
+        self.is_coroutine = _gives_coroutine(call)
+        self._arity: _Arity | None = None
+
+    def check(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+        """Raise TypeError if the function cannot be called with these arguments."""
+        arity = self._arity
+        if arity is None:
+            arity = self._arity = _Arity(self.call)
+        # The common case, without keywords, costs one comparison.
+        if kwargs or not arity.least <= len(args) <= arity.most:
+            arity.bind(self.name, args, kwargs)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _function, (self.call, self.policy, self.after, self.is_cheap)
+
+    def __repr__(self) -> str:
+        return f"<Function {self.name}>"
+
+
+def _function(
+    call: Callable[..., object], policy: Policy, after: tuple[Task, ...], is_cheap: bool
+) -> Function:
+    return Function(call, policy, after=after, is_cheap=is_cheap)
+
+
+class _Arity:
+    """How many positional arguments a callable takes, and a full check for the rest."""
+
+    __slots__ = ("least", "most", "signature")
+
+    def __init__(self, call: Callable[..., object]) -> None:
+        self.least, self.most = 0, 2**31
+        self.signature: inspect.Signature | None
+        try:
+            self.signature = inspect.signature(call)
+        except (TypeError, ValueError):  # many builtins have none: they check themselves
+            self.signature = None
+            return
+        kinds = list(self.signature.parameters.values())
+        positional = [p for p in kinds if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
+        self.least = sum(p.default is p.empty for p in positional)
+        if not any(p.kind is p.VAR_POSITIONAL for p in kinds):
+            self.most = len(positional)
+        if any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in kinds):
+            self.least = 2**31  # never the cheap way: a keyword is required
+
+    def bind(self, name: str, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+        if self.signature is None:
+            return
+        try:
+            self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{name}{self.signature} cannot be called so: {error}") from None
+
+
+def name_of(call: object) -> str:
+    """Return a short name for a callable."""
+    for thing in (call, getattr(call, "func", None), type(call)):
+        name = getattr(thing, "__name__", None)
+        if isinstance(name, str):
+            return name
+    return type(call).__name__
+
+
+def _gives_coroutine(call: Callable[..., object]) -> bool:
+    while hasattr(call, "func") and not inspect.isfunction(call):  # functools.partial
+        call = call.func
+    if inspect.iscoroutinefunction(call):
+        return True
+    if inspect.isroutine(call) or isinstance(call, type):
+        return False
+    return inspect.iscoroutinefunction(getattr(type(call), "__call__", None))
+
+
+class Task:
+    """One call to be made: a function and its arguments.
+
+    The fields begin with an underscore because every public name on a delayed value builds a
+    task: `Delayed` is a Task with operators. They belong to this package, not to users, and
+    nothing writes them after the task was built.
+    """
+
+    __slots__ = ("__weakref__", "_args", "_function", "_kwargs", "_site")
+
+    _function: Function
+    _args: tuple[Any, ...]
+    _kwargs: Mapping[str, Any] | None
+    _site: Site | None
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """The callable of a task that is a value already."""
+
+    value: object
+
+    def __call__(self) -> object:
+        return self.value
+
+
+class Ref:
+    """Stands in an argument for the value of another task of the graph."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Ref, (self.index,)
+
+    def __repr__(self) -> str:
+        return f"Ref({self.index})"
+
+
+class Template:
+    """A container among the arguments that holds delayed values, taken apart.
+
+    Attributes
+    ----------
+    make
+        Given the list of parts, each computed, returns the container.
+    parts
+        Literals, tasks (or refs, once sent), and templates.
+    """
+
+    __slots__ = ("make", "parts")
+
+    def __init__(self, make: Callable[[list[Any]], object], parts: tuple[object, ...]) -> None:
+        self.make = make
+        self.parts = parts
+
+    def tasks(self) -> Iterator[Task]:
+        """Yield every task inside, in order."""
+        for part in self.parts:
+            if isinstance(part, Task):
+                yield part
+            elif type(part) is Template:
+                yield from part.tasks()
+
+    def with_refs(self, index: Mapping[Task, int]) -> Template:
+        """Return the same with each task replaced by a Ref to it."""
+        parts: list[object] = []
+        for part in self.parts:
+            if isinstance(part, Task):
+                parts.append(Ref(index[part]))
+            elif type(part) is Template:
+                parts.append(part.with_refs(index))
+            else:
+                parts.append(part)
+        return Template(self.make, tuple(parts))
+
+    def refs(self) -> Iterator[int]:
+        """Yield the index of every Ref inside."""
+        for part in self.parts:
+            if type(part) is Ref:
+                yield part.index
+            elif type(part) is Template:
+                yield from part.refs()
+
+    def fill(self, values: Mapping[int, object]) -> object:
+        """Return the container with the values in place of the refs."""
+        parts: list[object] = []
+        for part in self.parts:
+            kind = type(part)
+            if kind is Ref:
+                parts.append(values[part.index])  # type: ignore[attr-defined]
+            elif kind is Template:
+                parts.append(part.fill(values))  # type: ignore[attr-defined]
+            else:
+                parts.append(part)
+        return self.make(parts)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Template, (self.make, self.parts)
+
+
+# How the arguments of a call are to be read. Three ways, because the first two are most calls
+# and cost a fraction of the third.
+LITERAL: Final = 0
+"""No argument is a ref."""
+ALL_REFS: Final = 1
+"""`args` are indices of values, and there are no keywords."""
+MIXED: Final = 2
+"""Any argument may be a Ref or a Template."""
+
+Call = tuple[int, int, int, tuple[Any, ...], Mapping[str, Any] | None]
+"""(index, function number, LITERAL | ALL_REFS | MIXED, args, kwargs): a tuple, because twenty
+thousand of them are made, pickled and read in a twentieth of a second."""
