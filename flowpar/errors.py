@@ -105,6 +105,8 @@ class TaskError(FlowparError):
 
     type_name: str = ""
     text: str = ""
+    is_final: bool = False
+    """Whether another attempt would be no use, however many the policy allows."""
 
 
 class TaskTimeout(TaskError, TimeoutError):
@@ -126,6 +128,7 @@ class NotPicklable(TaskError, TypeError):
     """Something cannot travel to another process, or back from it."""
 
     path: str = ""
+    is_final: bool = True
 
 
 class Cancelled(TaskError):

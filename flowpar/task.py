@@ -246,7 +246,9 @@ class Function:
         if kwargs or not arity.least <= len(args) <= arity.most:
             arity.bind(self.name, args, kwargs)
 
-    def __reduce__(self) -> tuple[object, ...]:
+    def __reduce__(self) -> str | tuple[object, ...]:
+        if self is CONSTANT:
+            return "CONSTANT"
         return _function, (self.call, self.policy, self.after, self.is_cheap)
 
     def __repr__(self) -> str:
@@ -324,14 +326,18 @@ class Task:
     _site: Site | None
 
 
-@dataclass(frozen=True, slots=True)
-class Constant:
-    """The callable of a task that is a value already."""
+def value(thing: object) -> object:
+    """Return its argument: the callable of a task that is a value already."""
+    return thing
 
-    value: object
 
-    def __call__(self) -> object:
-        return self.value
+CONSTANT: Final = Function(value, is_cheap=True)
+"""The function of every such task; its one argument is not searched."""
+
+
+def is_constant(task: Task) -> bool:
+    """Return whether a task is a value already, with nothing to run."""
+    return task._function.call is value
 
 
 class Ref:

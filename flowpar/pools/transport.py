@@ -114,11 +114,16 @@ def pack(value: object) -> object:
     """
     if type(value) in PLAIN:
         return value
+    return Packed(dump(value))
+
+
+def dump(value: object) -> bytes:
+    """Return the pickle of a value, by the faster of two picklers if that will do."""
     try:
         # The C pickler alone is several times faster, but it takes what __main__ defines by name.
-        return Packed(_fast_dumps(value))
+        return _fast_dumps(value)
     except Exception:  # noqa: BLE001 - whatever it was, the slower pickler decides
-        return Packed(dumps(value))
+        return dumps(value)
 
 
 class _ByNameRefused(pickle.PicklingError):
@@ -281,8 +286,6 @@ def dump_report(report: Report) -> bytes:
         for index, value in source.items():
             try:
                 target[index] = pack(value)
-            except KeyboardInterrupt:
-                raise
             except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
                 failed[index] = pack_error(_unsendable_result(value, error))
     for index, failure in report.failed.items():

@@ -31,7 +31,9 @@ class NotComputed(LookupError):
     """A value that is not there, because its call failed, was expanded or was not made."""
 
 
-class _Values(dict[int, object]):
+class Values(dict[int, object]):
+    """Values by index; one that is missing raises `NotComputed`."""
+
     __slots__ = ()
 
     def __missing__(self, index: int) -> object:
@@ -56,11 +58,11 @@ def execute(batch: Batch, mark: MutableSequence[int] | None = None) -> Report:
     CPython 3.11.
     """
     functions, wanted, seeds = batch.functions, batch.wanted, batch.seeds
-    values = _Values(batch.inputs)
+    values = Values(batch.inputs)
     report = Report({}, {}, {}, [], 0.0, [], [], worker_name())
     results, ends, cpu_seconds = report.values, report.ends, report.cpu_seconds
     if any(type(value) is Packed for value in values.values()):
-        _load_inputs(batch, values, report)
+        load_inputs(batch, values, report)
     clock, cpu_clock = time.perf_counter, time.thread_time
     _inside.depth = getattr(_inside, "depth", 0) + 1
     last_cpu = cpu_clock()
@@ -75,7 +77,7 @@ def execute(batch: Batch, mark: MutableSequence[int] | None = None) -> Report:
                 elif kind == ALL_REFS:
                     taken = [values[ref] for ref in args]
                 else:
-                    taken, kwargs = _fill(args, kwargs, values)  # noqa: PLW2901
+                    taken, kwargs = fill(args, kwargs, values)  # noqa: PLW2901
                 if seeds is not None:
                     _seed(seeds[index])
                 value = functions[number](*taken, **kwargs) if kwargs else functions[number](*taken)
@@ -83,7 +85,12 @@ def execute(batch: Batch, mark: MutableSequence[int] | None = None) -> Report:
                 if type(error) is NotComputed:
                     if index not in report.failed:
                         report.unstarted.append(index)
+                    else:  # an input of it could not be loaded
+                        ends.append(last)
+                        cpu_seconds.append(0.0)
                     continue
+                if isinstance(error, KeyboardInterrupt) and _is_for_us():
+                    raise
                 report.failed[index] = Failure(tame(error))
                 taken = value = None
                 ends.append(now := clock())
@@ -109,12 +116,35 @@ def execute(batch: Batch, mark: MutableSequence[int] | None = None) -> Report:
                 results[index] = value
     finally:
         _inside.depth -= 1
+    if report.unstarted or report.failed:
+        _keep_for_later(batch, values, report)
     return report
 
 
-def _fill(
+def _keep_for_later(batch: Batch, values: Mapping[int, object], report: Report) -> None:
+    """Report what calls need that are to be made again, elsewhere perhaps."""
+    again = report.failed.keys() | set(report.unstarted)
+    for call in batch.calls:
+        if call[0] in again:
+            for index in references(call):
+                if index in values and index not in batch.inputs:
+                    report.values[index] = values[index]
+
+
+def mark_thread_as_inside() -> None:
+    """Take all that this thread does from now on as part of a task."""
+    _inside.depth = 1
+
+
+def _is_for_us() -> bool:
+    """Return whether an interrupt came from the keyboard, and not from the task."""
+    return not IN_PROCESS and threading.current_thread() is threading.main_thread()
+
+
+def fill(
     args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, values: Mapping[int, object]
 ) -> tuple[list[Any], dict[str, Any] | None]:
+    """Return positional and keyword arguments with values in place of refs."""
     filled = [_value(argument, values) for argument in args]
     if kwargs is None:
         return filled, None
@@ -130,7 +160,7 @@ def _value(argument: object, values: Mapping[int, object]) -> object:
     return argument
 
 
-def _load_inputs(batch: Batch, values: dict[int, object], report: Report) -> None:
+def load_inputs(batch: Batch, values: dict[int, object], report: Report) -> None:
     """Load the inputs that came as pickles; a call whose input cannot be loaded fails."""
     broken: dict[int, BaseException] = {}
     for index, value in batch.inputs.items():
@@ -182,7 +212,9 @@ def tame(error: BaseException) -> BaseException:
     if isinstance(error, Exception):
         return error
     name = type(error).__name__
-    tamed = TaskError(f"the task raised {name}: {error}", type_name=name, text=str(error))
+    tamed = TaskError(
+        f"the task raised {name}: {error}", type_name=name, text=str(error), is_final=True
+    )
     tamed.__cause__ = error
     return tamed.with_traceback(error.__traceback__)
 

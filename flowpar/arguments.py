@@ -1,0 +1,380 @@
+"""Searches the arguments of a call for delayed values, and takes apart what holds them.
+
+A container without a delayed value is left alone, however large: it is handed on as it is. One
+that holds any becomes a `Template`, a copy of its structure made now, so that what the user does
+to the container later changes nothing.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+import dataclasses
+import functools
+import io
+import itertools
+import types
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from flowpar.errors import ArgumentError
+from flowpar.task import Task, Template
+
+ATOMS: Final = frozenset(
+    {int, float, complex, str, bytes, bytearray, bool, type(None), range, type, type(...)}
+    | {types.FunctionType, types.BuiltinFunctionType, types.ModuleType, memoryview}
+)
+"""Types that hold no delayed value, by far the most frequent ones."""
+
+DEEPEST: Final = 100
+"""Levels of nesting around a delayed value: each costs a Python frame to rebuild."""
+
+LONGEST_ITERATOR: Final = 10_000_000
+"""Values taken from an iterator before it is taken for an endless one."""
+
+_ENDLESS: Final = (itertools.count, itertools.cycle)
+_VIEWS: Final = (type({}.keys()), type({}.values()), type({}.items()))
+
+
+def search(argument: object, path: str) -> object:
+    """Return the argument as a call should keep it.
+
+    Parameters
+    ----------
+    argument
+        Anything.
+    path
+        What to call it in an error, such as ``args[0]``.
+
+    Returns
+    -------
+    object
+        The argument itself if it holds no delayed value; a `Template` if it does. An iterator is
+        used up now and becomes a Template in any case.
+
+    Raises
+    ------
+    ArgumentError
+        If a delayed value is where it cannot be replaced by what it stands for.
+    """
+    if not _holds_anything(argument, path):
+        return argument
+    return _take_apart(argument, path, DEEPEST)
+
+
+def _holds_anything(argument: object, path: str) -> bool:
+    """Return whether a task or an iterator is anywhere inside; iterative, cycles allowed."""
+    stack: list[object] = [argument]
+    seen: set[int] = set()
+    while stack:
+        thing = stack.pop()
+        kind = type(thing)
+        if kind in ATOMS:
+            continue
+        if isinstance(thing, Task) or _is_iterator(thing):
+            return True
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        inside = _inside(thing)
+        if inside is None:
+            _refuse_hidden(thing, path)
+        # One look at the types, in C, settles a million numbers in some milliseconds.
+        elif not set(map(type, inside)) <= ATOMS:
+            stack.extend(inside)
+    return False
+
+
+def _is_iterator(thing: object) -> bool:
+    # A file is an iterator of its lines, but nobody who passes one means that.
+    return isinstance(thing, Iterator) and not isinstance(thing, (io.IOBase, Task))
+
+
+def _inside(thing: object) -> Collection[object] | None:
+    """Return what a container holds, or None if it is none that can be taken apart."""
+    if isinstance(thing, dict):
+        return [*thing.keys(), *thing.values()]
+    if isinstance(thing, (list, tuple, set, frozenset, collections.deque, *_VIEWS)):
+        return thing
+    if isinstance(thing, slice):
+        return (thing.start, thing.stop, thing.step)
+    if isinstance(thing, functools.partial):
+        return (thing.func, *thing.args, *thing.keywords.values())
+    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+        return [getattr(thing, f.name, None) for f in dataclasses.fields(thing)]
+    if isinstance(thing, (types.MappingProxyType, collections.UserDict)):
+        return [*thing.keys(), *thing.values()]
+    if isinstance(thing, collections.UserList):
+        return thing.data
+    return None
+
+
+def _refuse_hidden(thing: object, path: str) -> None:
+    """Raise if an object that cannot be taken apart has a delayed value in plain sight."""
+    hidden = ((f".{name}", value) for name, value in _attributes(thing))
+    if type(thing).__module__.startswith("numpy") and getattr(thing, "dtype", None) == object:
+        hidden = ((".flat[…]", value) for value in thing.flat)  # type: ignore[attr-defined]
+    for where, value in hidden:
+        if isinstance(value, Task):
+            raise ArgumentError(
+                f"{path} holds a delayed value where flowpar cannot replace it: "
+                f"{path}{where} of a {type(thing).__name__}. Pass the delayed value as an "
+                "argument of its own, or make the class a dataclass",
+                path=path + where,
+            )
+
+
+def _attributes(thing: object) -> Iterator[tuple[str, object]]:
+    if isinstance(thing, types.ModuleType):
+        return
+    yield from getattr(thing, "__dict__", {}).items()
+    for kind in type(thing).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in {"__dict__", "__weakref__"} and hasattr(thing, name):
+                yield name, getattr(thing, name)
+
+
+def _take_apart(thing: object, path: str, depth: int) -> object:
+    if type(thing) in ATOMS or isinstance(thing, Task):
+        return thing
+    if not depth:
+        raise ArgumentError(
+            f"{path[:60]}… holds a delayed value more than {DEEPEST} levels deep, or inside a "
+            "container that holds itself: pass it as an argument of its own",
+            path=path,
+        )
+    for kinds, take in _TAKERS:
+        if isinstance(thing, kinds):
+            return take(thing, path, depth - 1)
+    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+        return _take_dataclass(thing, path, depth - 1)
+    if _is_iterator(thing):
+        return _take_iterator(thing, path, depth - 1)  # type: ignore[arg-type]
+    return thing
+
+
+def _parts(things: Iterable[object], path: str, depth: int) -> tuple[object, ...]:
+    return tuple(
+        thing if type(thing) in ATOMS else _take_apart(thing, f"{path}[{number}]", depth)
+        for number, thing in enumerate(things)
+    )
+
+
+def _whole_if_same(thing: object, parts: tuple[object, ...], old: Iterable[object]) -> bool:
+    return all(part is before for part, before in zip(parts, old, strict=True)) and not any(
+        isinstance(part, Task) for part in parts
+    )
+
+
+def _take_sequence(thing: Any, path: str, depth: int) -> object:
+    items = list(thing)
+    parts = _parts(items, path, depth)
+    if _whole_if_same(thing, parts, items):
+        return thing
+    return Template(_maker(thing, path), parts)
+
+
+def _maker(thing: Any, path: str) -> Callable[[list[Any]], object]:
+    kind = type(thing)
+    if kind in {list, tuple, set, frozenset}:
+        return kind  # type: ignore[no-any-return]
+    if isinstance(thing, tuple):
+        return _MakeTuple(kind, path)
+    if isinstance(thing, frozenset):
+        return kind  # type: ignore[no-any-return]
+    return _Refill(_emptied(thing, path))
+
+
+def _emptied(thing: Any, path: str) -> Any:
+    try:
+        empty = copy.copy(thing)
+        empty.clear()
+    except Exception as error:
+        raise ArgumentError(
+            f"{path} holds a delayed value in a {type(thing).__name__}, which flowpar cannot "
+            f"copy to replace it ({type(error).__name__}: {error}): pass a plain container",
+            path=path,
+        ) from error
+    return empty
+
+
+def _take_mapping(thing: Any, path: str, depth: int) -> object:
+    keys, values = list(thing.keys()), list(thing.values())
+    parts = [part if type(part) in ATOMS else _take_apart(part, path, depth) for part in keys]
+    for key, value in zip(keys, values, strict=True):
+        plain = type(value) in ATOMS
+        parts.append(value if plain else _take_apart(value, f"{path}[{key!r:.40}]", depth))
+    if _whole_if_same(thing, tuple(parts), [*keys, *values]):
+        return thing
+    if type(thing) is dict:
+        return Template(make_dict, tuple(parts))
+    if isinstance(thing, types.MappingProxyType):
+        return Template(_make_proxy, tuple(parts))
+    return Template(_Refill(_emptied(thing, path)), tuple(parts))
+
+
+def _take_slice(thing: Any, path: str, depth: int) -> object:
+    parts = _parts((thing.start, thing.stop, thing.step), path, depth)
+    return Template(_make_slice, parts)
+
+
+def _take_partial(thing: Any, path: str, depth: int) -> object:
+    keywords = tuple(thing.keywords)
+    parts = _parts((thing.func, *thing.args, *thing.keywords.values()), path, depth)
+    return Template(_MakePartial(keywords), parts)
+
+
+def _take_view(thing: Any, path: str, depth: int) -> object:
+    return Template(list, _parts(thing, path, depth))
+
+
+def _take_iterator(thing: Iterator[object], path: str, depth: int) -> object:
+    endless = isinstance(thing, _ENDLESS)
+    items = [] if endless else list(itertools.islice(thing, LONGEST_ITERATOR + 1))
+    if endless or len(items) > LONGEST_ITERATOR:
+        raise ArgumentError(
+            f"{path} is an iterator without an end, or of over {LONGEST_ITERATOR:,} values: pass "
+            "a list, or say traverse=False",
+            path=path,
+        )
+    return Template(iter, _parts(items, path, depth))
+
+
+def _take_dataclass(thing: Any, path: str, depth: int) -> object:
+    kind = type(thing)
+    params = getattr(kind, "__dataclass_params__", None)
+    if not getattr(params, "init", False) or "__init__" not in vars(_definer(kind)):
+        _refuse_dataclass(kind, path, "it has an __init__ of its own")
+    known = dataclasses.fields(kind)
+    if len(kind.__dataclass_fields__) != len(known) and any(
+        f._field_type is dataclasses._FIELD_INITVAR  # type: ignore[attr-defined] # noqa: SLF001
+        for f in kind.__dataclass_fields__.values()
+    ):
+        _refuse_dataclass(kind, path, "it has an InitVar, whose value is not kept")
+    names = [f.name for f in known if f.init]
+    # A field without init= is computed by __post_init__, from the values this time.
+    names += [f.name for f in known if not f.init and not hasattr(kind, "__post_init__")]
+    missing = [name for name in names if not hasattr(thing, name)]
+    if missing:
+        _refuse_dataclass(kind, path, f"its field {missing[0]} has no value")
+    old = [getattr(thing, name) for name in names]
+    parts = tuple(
+        _take_apart(value, f"{path}.{name}", depth)
+        for name, value in zip(names, old, strict=True)
+    )
+    if _whole_if_same(thing, parts, old):
+        return thing
+    n_init = sum(f.init for f in known)
+    return Template(_MakeDataclass(kind, tuple(names), n_init), parts)
+
+
+def _definer(kind: type) -> type:
+    return next(k for k in kind.__mro__ if "__init__" in vars(k))
+
+
+def _refuse_dataclass(kind: type, path: str, why: str) -> None:
+    raise ArgumentError(
+        f"{path} holds a delayed value in the dataclass {kind.__name__}, which flowpar cannot "
+        f"make anew with the value in its place: {why}. Pass the delayed value as an argument of "
+        "its own",
+        path=path,
+    )
+
+
+_TAKERS: Final[tuple[tuple[Any, Callable[[Any, str, int], object]], ...]] = (
+    ((dict, types.MappingProxyType, collections.UserDict), _take_mapping),
+    (
+        (list, tuple, set, frozenset, collections.deque, collections.UserList),
+        _take_sequence,
+    ),
+    (slice, _take_slice),
+    (functools.partial, _take_partial),
+    (_VIEWS, _take_view),
+)
+
+
+# What makes a container of its computed parts. Functions and small classes of a module, so that
+# they pickle; each is given the list of parts.
+
+
+def make_dict(parts: list[Any]) -> dict[Any, Any]:
+    """Return a dict of the keys, which come first, and the values."""
+    half = len(parts) // 2
+    return dict(zip(parts[:half], parts[half:], strict=True))
+
+
+def _make_proxy(parts: list[Any]) -> Mapping[Any, Any]:
+    return types.MappingProxyType(make_dict(parts))
+
+
+def _make_slice(parts: list[Any]) -> slice:
+    return slice(*parts)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _MakePartial:
+    keywords: tuple[str, ...]
+
+    def __call__(self, parts: list[Any]) -> functools.partial[Any]:
+        first = len(parts) - len(self.keywords)
+        return functools.partial(
+            *parts[:first], **dict(zip(self.keywords, parts[first:], strict=True))
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _MakeTuple:
+    """A namedtuple, or another subclass of tuple that can be made of an iterable."""
+
+    kind: Any
+    path: str
+
+    def __call__(self, parts: list[Any]) -> object:
+        if hasattr(self.kind, "_make"):
+            return self.kind._make(parts)  # noqa: SLF001 - the documented way for namedtuples
+        try:
+            made = self.kind(parts)
+        except Exception as error:
+            raise self._refusal(f"{type(error).__name__}: {error}") from error
+        if tuple(made) != tuple(parts):
+            raise self._refusal("it holds something else then")
+        return made
+
+    def _refusal(self, why: str) -> ArgumentError:
+        return ArgumentError(
+            f"{self.path} held a delayed value in a {self.kind.__name__}, a tuple that flowpar "
+            f"cannot make of a list of values ({why}): pass a plain tuple",
+            path=self.path,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Refill:
+    """An emptied container of any mutable kind, to be copied and filled again."""
+
+    empty: Any
+
+    def __call__(self, parts: list[Any]) -> object:
+        made = copy.copy(self.empty)
+        if hasattr(made, "keys"):
+            made.update(make_dict(parts))
+        elif hasattr(made, "extend"):
+            made.extend(parts)
+        else:
+            made.update(parts)
+        return made
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _MakeDataclass:
+    kind: Any
+    names: tuple[str, ...]
+    n_init: int
+
+    def __call__(self, parts: list[Any]) -> object:
+        values = dict(zip(self.names, parts, strict=True))
+        made = self.kind(**{name: values.pop(name) for name in self.names[: self.n_init]})
+        for name, value in values.items():
+            object.__setattr__(made, name, value)  # also of a frozen one
+        return made

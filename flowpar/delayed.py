@@ -1,0 +1,748 @@
+"""The words users write: `delayed`, and values that are not computed yet."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import math
+import operator
+import sys
+import weakref
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
+
+from flowpar import running
+from flowpar.arguments import ATOMS, search
+from flowpar.errors import OptionError
+from flowpar.graph import needed_by
+from flowpar.record import Run
+from flowpar.scheduler import describe, gather
+from flowpar.task import (
+    CONSTANT,
+    DEFAULT_POLICY,
+    Function,
+    Policy,
+    Site,
+    Task,
+    Template,
+    is_constant,
+    policy_from,
+    value,
+)
+from flowpar.views.picture import Picture
+
+T = TypeVar("T")
+P = ParamSpec("P")
+_new_task = Task
+
+
+# ------------------------------------------------------------------------------ building
+
+_sites: dict[int, Site] = {}
+_MOST_SITES = 100_000
+
+
+def _site() -> Site:
+    """Return the line of the user's that is being run; one object a line."""
+    frame = sys._getframe(2)
+    while frame.f_globals is _OUR_GLOBALS and frame.f_back is not None:
+        frame = frame.f_back
+    code = frame.f_code
+    # Hashing a code object is slow; its address and the instruction are as good while it lives,
+    # and the file name guards against an address that is used again.
+    key = (id(code) << 20) ^ frame.f_lasti
+    site = _sites.get(key)
+    if site is None or site.filename is not code.co_filename or site.function is not code.co_name:
+        if len(_sites) > _MOST_SITES:
+            _sites.clear()
+        site = _sites[key] = Site(code.co_filename, frame.f_lineno, code.co_name)
+    return site
+
+
+def _build(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Delayed[Any]:
+    """Return a call as a delayed value.
+
+    A plain Task is filled and then becomes a Delayed, because only a Delayed refuses assignment.
+    """
+    for argument in args:
+        kind = type(argument)
+        if kind is not Delayed and kind not in ATOMS and function.policy.traverse:
+            args = tuple(
+                [
+                    a if type(a) is Delayed or type(a) in ATOMS else search(a, f"args[{position}]")
+                    for position, a in enumerate(args)
+                ]
+            )
+            break
+    if kwargs and function.policy.traverse:
+        kwargs = {name: search(a, f"argument {name}") for name, a in kwargs.items()}
+    task = _new_task()
+    task._function = function
+    task._args = args
+    task._kwargs = kwargs or None
+    task._site = _site()
+    task.__class__ = Delayed
+    return task  # type: ignore[return-value]
+
+
+class DelayedFunction(Generic[T]):
+    """A function whose calls build delayed values instead of running.
+
+    Made by `delayed`. Its arguments are the function's own: none of flowpar's names is taken.
+    """
+
+    def __init__(self, function: Function) -> None:
+        self._function = function
+        functools.update_wrapper(self, function.call)  # type: ignore[arg-type]
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Delayed[T]:
+        """Build a delayed call; the arguments are checked against the function's signature."""
+        function = self._function
+        arity = function._arity
+        if arity is None or kwargs or not arity.least <= len(args) <= arity.most:
+            function.check(args, kwargs)
+        return _build(function, args, kwargs)
+
+    def options(self, *, after: Any = None, **policy: Any) -> DelayedFunction[T]:
+        """Return the same function under another policy.
+
+        Parameters
+        ----------
+        after
+            Delayed values that must have been computed before a call starts.
+        **policy
+            As for `delayed`.
+
+        Raises
+        ------
+        OptionError
+            If a name is not a policy, or has a value that it cannot have.
+        """
+        old = self._function
+        earlier = old.after if after is None else _as_tasks(after)
+        function = Function(
+            old.call,
+            policy_from(old.policy, policy),
+            after=earlier,
+            is_cheap=old.is_cheap,
+        )
+        return DelayedFunction(function)
+
+    def __get__(self, instance: object, owner: type | None = None) -> DelayedFunction[T]:
+        if instance is None:
+            return self
+        return _BoundFunction(self._function, instance)
+
+    def __repr__(self) -> str:
+        return f"<delayed {self._function.name}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return DelayedFunction, (self._function,)
+
+
+class _BoundFunction(DelayedFunction[T]):
+    """A delayed method of an object, which is its first argument."""
+
+    def __init__(self, function: Function, instance: object) -> None:
+        super().__init__(function)
+        self._instance = instance
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Delayed[T]:
+        self._function.check((self._instance, *args), kwargs)
+        return _build(self._function, (self._instance, *args), kwargs)
+
+    def options(self, *, after: Any = None, **policy: Any) -> DelayedFunction[T]:
+        other = super().options(after=after, **policy)
+        return _BoundFunction(other._function, self._instance)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _BoundFunction, (self._function, self._instance)
+
+
+def _as_tasks(after: Any) -> tuple[Task, ...]:
+    tasks = (after,) if isinstance(after, Task) else tuple(after)
+    for task in tasks:
+        if not isinstance(task, Task):
+            raise OptionError(f"after takes delayed values, and not {task!r}")
+    return tasks
+
+
+@overload
+def delayed(
+    func: Callable[..., Coroutine[Any, Any, T]], /, **policy: Any
+) -> DelayedFunction[T]: ...
+@overload
+def delayed(func: Callable[..., Delayed[T]], /, **policy: Any) -> DelayedFunction[T]: ...
+@overload
+def delayed(func: Callable[..., T], /, **policy: Any) -> DelayedFunction[T]: ...
+@overload
+def delayed(func: None = None, /, **policy: Any) -> _Decorator: ...
+@overload
+def delayed(func: Delayed[T], /, **policy: Any) -> Delayed[T]: ...
+@overload
+def delayed(func: T, /, **policy: Any) -> Delayed[T]: ...
+def delayed(func: Any = None, /, **policy: Any) -> Any:
+    """Make a function lazy: its calls build tasks, which run later, in parallel.
+
+    Also a decorator, with or without a policy, and a way to make a task of a value.
+
+    Parameters
+    ----------
+    func
+        A function, a class, any callable; or a value. ``None`` with a policy gives a decorator.
+    **policy
+        How its tasks may be run. Times are in seconds.
+
+        * ``name``: shown instead of the function's name
+        * ``nout``: how many values it returns, so that the result can be unpacked
+        * ``retries``, ``retry_delay`` (doubles each time, with jitter), ``retry_on`` (exception
+          types)
+        * ``timeout``: a process is killed, a coroutine cancelled; a thread goes on, its result is
+          dropped
+        * ``pool``: "inline", "threads", "processes" or "async"; else flowpar chooses
+        * ``limit``: name, or {name: amount}, of a resource shared by tasks; ``limits=`` of the run
+          says how much there is, one if it says nothing
+        * ``priority``: higher first
+        * ``pure``: False for a task with side effects: never in a batch with others
+        * ``traverse``: False to hand containers on without searching them for delayed values
+        * ``cache``, ``version``, ``expires``: for runs with a cache
+
+    Returns
+    -------
+    DelayedFunction or Delayed
+        A function that builds tasks; or a value as a task.
+
+    Raises
+    ------
+    OptionError
+        If a policy does not exist, or has a value that it cannot have.
+
+    Examples
+    --------
+    >>> from flowpar import delayed
+    >>> @delayed
+    ... def area(width, height):
+    ...     return width * height
+    >>> total = area(2, 3) + area(4, 5)
+    >>> total.compute(scheduler="sync")
+    26
+    """
+    if func is None and policy:
+        return _Decorator(policy_from(DEFAULT_POLICY, policy))
+    if isinstance(func, Task):
+        return func
+    if isinstance(func, DelayedFunction):
+        return func.options(**policy) if policy else func
+    checked = policy_from(DEFAULT_POLICY, policy) if policy else DEFAULT_POLICY
+    if callable(func):
+        return DelayedFunction(Function(func, checked))
+    return _constant(func, checked)
+
+
+class _Decorator:
+    """What ``@delayed(retries=2)`` is, before it meets the function."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    @overload
+    def __call__(self, func: Callable[..., Coroutine[Any, Any, T]], /) -> DelayedFunction[T]: ...
+    @overload
+    def __call__(self, func: Callable[..., T], /) -> DelayedFunction[T]: ...
+    def __call__(self, func: Any, /) -> Any:
+        """Return the delayed function."""
+        if not callable(func):
+            raise OptionError(f"a decorator takes a function, and not {func!r}")
+        return DelayedFunction(Function(func, self._policy))
+
+
+def _constant(thing: object, policy: Policy = DEFAULT_POLICY) -> Delayed[Any]:
+    searched = search(thing, "the value") if policy.traverse else thing
+    if searched is not thing:
+        return as_delayed(gather(thing))
+    task = _new_task()
+    task._function = CONSTANT if policy is DEFAULT_POLICY else Function(value, policy)
+    task._args = (thing,)
+    task._kwargs = None
+    task._site = None
+    return as_delayed(task)
+
+
+def as_delayed(task: Task) -> Delayed[Any]:
+    """Return a task as a delayed value: the same object, with operators."""
+    if type(task) is Task:
+        task.__class__ = Delayed
+    return task  # type: ignore[return-value]
+
+
+# ------------------------------------------------------------------------------ the value
+
+
+class Delayed(Task, Generic[T]):
+    """A value that will be computed: what a call of a delayed function returns.
+
+    Operators, items, attributes and method calls on it build more tasks. It is not a value yet:
+    it has no truth, no length, nothing can be assigned to it.
+    """
+
+    __slots__ = ()
+
+    # numpy and pandas would take it for a scalar otherwise, and make arrays of delayed values.
+    __array_ufunc__ = None
+    __pandas_priority__ = 10_000
+
+    # Names that work without computing. Everything else is an attribute of the value to be.
+
+    def compute(self, **options: Any) -> T:
+        """Run what this value needs, and return it.
+
+        Parameters
+        ----------
+        **options
+            As for `flowpar.compute`.
+
+        Raises
+        ------
+        Exception
+            As `flowpar.compute`.
+        """
+        return running.compute(self, **options)  # type: ignore[no-any-return]
+
+    def run(self, **options: Any) -> Run:
+        """Run what this value needs, and return the record; see `flowpar.run`."""
+        return running.run(self, **options)
+
+    def submit(self, **options: Any) -> Any:
+        """Start computing in the background, and return a ``concurrent.futures.Future``."""
+        return running.submit(self, **options)
+
+    def persist(self, **options: Any) -> Delayed[T]:
+        """Compute now, and return a delayed value that holds the result.
+
+        What is built on it later does not compute it again.
+        """
+        held = self.compute(**options)
+        return _constant(held, Policy(name=self._function.name, traverse=False))
+
+    def visualize(self, path: str | Path | None = "graph.svg", **options: Any) -> Picture:
+        """Draw what this value needs; see `flowpar.visualize`."""
+        return running.visualize(self, filename=path, **options)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return running.value_of(self).__await__()
+
+    def __repr__(self) -> str:
+        if is_constant(self):
+            return f"<Delayed value {describe(self)}>"
+        return f"<Delayed {describe(self)}>"
+
+    __hash__ = object.__hash__
+
+    # Building more tasks.
+
+    def __getattr__(self, name: str) -> Delayed[Any]:
+        if name.startswith("_"):
+            raise AttributeError(
+                f"a delayed value has no attribute {name!r}; for one of the value that it will "
+                f"be: delayed(getattr)(x, {name!r})"
+            )
+        return _build(_GETATTR, (self, name), None)
+
+    def __getitem__(self, key: Any) -> Delayed[Any]:
+        return _build(_GETITEM, (self, key), None)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Delayed[Any]:
+        if self._function is _GETATTR:
+            # One task for x.method(...), so that no bound method has to travel.
+            return _build(_METHOD, (*self._args, *args), kwargs)
+        return _build(_CALL, (self, *args), kwargs)
+
+    def __iter__(self) -> Iterator[Delayed[Any]]:
+        nout = self._function.policy.nout
+        if nout is None:
+            raise TypeError(
+                "a delayed value cannot be iterated before it is computed: say how many values "
+                f"there will be with delayed(nout=…) on {self._function.name}, or iterate inside "
+                "a task"
+            )
+        return iter([self[number] for number in range(nout)])
+
+    def __len__(self) -> int:
+        nout = self._function.policy.nout
+        if nout is None:
+            self._refuse("has no length before it is computed", "delayed(len)(x)")
+        return nout
+
+    def __dir__(self) -> list[str]:
+        return ["compute", "persist", "run", "submit", "visualize"]
+
+    # What cannot be known before.
+
+    def __bool__(self) -> bool:
+        self._refuse("is neither true nor false before it is computed", "x.compute()")
+
+    def __contains__(self, item: object) -> bool:
+        self._refuse("contains nothing before it is computed", "delayed(operator.contains)(x, item)")
+
+    def __int__(self) -> int:
+        self._refuse("is no number before it is computed", "delayed(int)(x)")
+
+    def __index__(self) -> int:
+        self._refuse("is no number before it is computed", "x.compute()")
+
+    def __float__(self) -> float:
+        self._refuse("is no number before it is computed", "delayed(float)(x)")
+
+    def __complex__(self) -> complex:
+        self._refuse("is no number before it is computed", "delayed(complex)(x)")
+
+    def __bytes__(self) -> bytes:
+        self._refuse("is no string before it is computed", "delayed(bytes)(x)")
+
+    def __array__(self, *_: object, **__: object) -> NoReturn:
+        self._refuse("is no array before it is computed", "delayed(numpy.asarray)(x)")
+
+    def __enter__(self) -> NoReturn:
+        self._refuse("cannot be entered before it is computed", "x.compute()")
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing: it is never entered."""
+
+    def __setattr__(self, name: str, to: object) -> None:
+        self._refuse(f"takes no assignment to .{name}", f"delayed(with_{name})(x, …)")
+
+    def __setitem__(self, key: object, to: object) -> None:
+        self._refuse("takes no assignment to its items", "delayed(with_item)(x, …)")
+
+    def __delattr__(self, name: str) -> None:
+        self._refuse("takes no deletion", "a task that returns the value without it")
+
+    def __delitem__(self, key: object) -> None:
+        self._refuse("takes no deletion", "a task that returns the value without it")
+
+    def _refuse(self, why: str, instead: str) -> NoReturn:
+        raise TypeError(f"{self!r} {why}: use {instead}, or do it inside a task")
+
+    def __copy__(self) -> Delayed[T]:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Delayed[T]:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> tuple[object, ...]:
+        pack, number = _packed(self)
+        return _taken_from, (pack, number)
+
+
+def _method(thing: Any, name: str, /, *args: Any, **kwargs: Any) -> Any:
+    return getattr(thing, name)(*args, **kwargs)
+
+
+def _call(function: Any, /, *args: Any, **kwargs: Any) -> Any:
+    return function(*args, **kwargs)
+
+
+_GETATTR = Function(getattr, is_cheap=True)
+_GETITEM = Function(operator.getitem, is_cheap=True)
+_METHOD = Function(_method, Policy(name="method"))
+_CALL = Function(_call, Policy(name="call"))
+
+
+def _add_operators() -> None:
+    """Give `Delayed` the operators, each as one shared function."""
+    binary = "add sub mul matmul truediv floordiv mod pow lshift rshift and_ xor or_".split()
+    for word in [*binary, "divmod"]:
+        plain = divmod if word == "divmod" else getattr(operator, word)
+        name = word.rstrip("_")
+        function = Function(plain, Policy(name=name))
+        setattr(Delayed, f"__{name}__", _forward(function))
+        setattr(Delayed, f"__r{name}__", _reflected(function))
+    for word in "lt le eq ne gt ge".split():
+        setattr(Delayed, f"__{word}__", _forward(Function(getattr(operator, word))))
+    for word in "neg pos abs invert".split():
+        setattr(Delayed, f"__{word}__", _forward(Function(getattr(operator, word))))
+    for plain in (round, math.trunc, math.floor, math.ceil):
+        setattr(Delayed, f"__{plain.__name__}__", _forward(Function(plain)))
+    Delayed.__pow__ = _forward(Function(pow))  # type: ignore[attr-defined] # pow(x, y, modulo)
+    Delayed.__hash__ = object.__hash__  # type: ignore[method-assign]
+
+
+def _forward(function: Function) -> Callable[..., Delayed[Any]]:
+    def build(self: Delayed[Any], *others: Any) -> Delayed[Any]:
+        return _build(function, (self, *others), None)
+
+    return build
+
+
+def _reflected(function: Function) -> Callable[..., Delayed[Any]]:
+    def build(self: Delayed[Any], other: Any) -> Delayed[Any]:
+        return _build(function, (other, self), None)
+
+    return build
+
+
+_add_operators()
+
+
+# ------------------------------------------------------------------------------- pickling
+
+
+class _Link:
+    """Stands for a task by its number in a pack: the one that it is in, or another."""
+
+    __slots__ = ("number", "pack")
+
+    def __init__(self, number: int, pack: _Pack | None = None) -> None:
+        self.number = number
+        self.pack = pack
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _Link, (self.number, self.pack)
+
+
+class _Pack:
+    """Delayed values with all that they need, as one flat list: how they travel, however deep.
+
+    A row is (function, links to what it comes after, args, keywords, site); tasks among the
+    arguments are links to earlier rows.
+    """
+
+    __slots__ = ("__weakref__", "rows", "tasks")
+
+    def __init__(self, rows: list[tuple[Any, ...]], tasks: list[Task] | None = None) -> None:
+        self.rows = rows
+        self.tasks = tasks
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _Pack, (self.rows,)
+
+    def restored(self) -> list[Task]:
+        """Return the tasks, made on the first call."""
+        if self.tasks is None:
+            made: list[Task] = []
+            functions: dict[int, Function] = {}
+            for function, after, args, kwargs, site in self.rows:
+                if after and id(function) not in functions:
+                    others = tuple(_unlinked(link, made) for link in after)
+                    functions[id(function)] = Function(
+                        function.call, function.policy, after=others, is_cheap=function.is_cheap
+                    )
+                task = _new_task()
+                task._function = functions.get(id(function), function)
+                task._args = tuple([_unlinked(a, made) for a in args])
+                task._kwargs = kwargs and {n: _unlinked(a, made) for n, a in kwargs.items()}
+                task._site = site
+                made.append(as_delayed(task))
+            self.tasks = made
+        return self.tasks
+
+
+_live: dict[int, tuple[weakref.ref[_Pack], int]] = {}
+"""By address: where a task is in a pack that somebody, most likely a pickler, still holds. It lets
+a list of values that share tasks arrive as values that share tasks."""
+
+
+def _packed(task: Task) -> tuple[_Pack, int]:
+    where = _find_live(task)
+    return where or _pack(task)
+
+
+def _find_live(task: Task) -> tuple[_Pack, int] | None:
+    reference, number = _live.get(id(task), (None, 0))
+    pack = reference() if reference is not None else None
+    return None if pack is None else (pack, number)
+
+
+def _pack(target: Task) -> tuple[_Pack, int]:
+    tasks: list[Task] = []
+    links: dict[Task, _Link] = {}
+    opened: set[Task] = set()
+    stack = [target]
+    while stack:
+        task = stack[-1]
+        if task in links:
+            stack.pop()
+            continue
+        if task not in opened:
+            opened.add(task)
+            if found := _find_live(task):
+                links[task] = _Link(found[1], found[0])
+            else:
+                stack += [need for need in needed_by(task) if need not in links]
+            continue
+        stack.pop()
+        links[task] = _Link(len(tasks))
+        tasks.append(task)
+    bare: dict[Function, Function] = {}
+    pack = _Pack([_row(task, links, bare) for task in tasks], tasks)
+    _remember(pack)
+    return pack, len(tasks) - 1
+
+
+def _row(
+    task: Task, links: dict[Task, _Link], bare: dict[Function, Function]
+) -> tuple[Any, ...]:
+    function = task._function
+    after = tuple(links[other] for other in function.after)
+    if after:
+        # What a function comes after is in this pack: it must not pack it once more.
+        if function not in bare:
+            bare[function] = Function(
+                function.call, function.policy, is_cheap=function.is_cheap
+            )
+        function = bare[function]
+    kwargs = task._kwargs and {n: _linked(a, links) for n, a in task._kwargs.items()}
+    return function, after, tuple([_linked(a, links) for a in task._args]), kwargs, task._site
+
+
+def _remember(pack: _Pack) -> None:
+    addresses = [id(task) for task in pack.tasks or ()]
+
+    def forget(reference: weakref.ref[_Pack]) -> None:
+        for address in addresses:
+            if _live.get(address, (None,))[0] is reference:
+                del _live[address]
+
+    reference = weakref.ref(pack, forget)
+    for number, address in enumerate(addresses):
+        _live[address] = (reference, number)
+
+
+def _linked(argument: object, links: dict[Task, _Link]) -> object:
+    if isinstance(argument, Task):
+        return links[argument]
+    if type(argument) is Template:
+        return Template(argument.make, tuple(_linked(part, links) for part in argument.parts))
+    return argument
+
+
+def _unlinked(argument: object, made: list[Task]) -> Any:
+    if type(argument) is _Link:
+        return (argument.pack.restored() if argument.pack else made)[argument.number]
+    if type(argument) is Template:
+        return Template(argument.make, tuple(_unlinked(part, made) for part in argument.parts))
+    return argument
+
+
+def _taken_from(pack: _Pack, number: int) -> Task:
+    return pack.restored()[number]
+
+
+# -------------------------------------------------------------------------------- helpers
+
+
+def map(  # noqa: A001 - it does what the builtin does, later
+    func: Callable[..., T], /, *iterables: Iterable[Any], **policy: Any
+) -> list[Delayed[T]]:
+    """Return a delayed call of the function for each item, or each group of items.
+
+    Parameters
+    ----------
+    func
+        A function, delayed or not.
+    *iterables
+        At least one; of several, items at the same place go into one call, up to the shortest.
+    **policy
+        As for `delayed`.
+
+    Returns
+    -------
+    list of Delayed
+        In the order of the items.
+
+    Examples
+    --------
+    >>> import flowpar
+    >>> flowpar.compute(flowpar.map(pow, [2, 3], [5, 2]), scheduler="sync")
+    [32, 9]
+    """
+    if not iterables:
+        raise TypeError("flowpar.map takes a function and at least one iterable")
+    call = _delayed_function(func, policy)
+    return [call(*items) for items in builtins.zip(*iterables, strict=False)]
+
+
+def starmap(
+    func: Callable[..., T], /, iterable: Iterable[Iterable[Any]], **policy: Any
+) -> list[Delayed[T]]:
+    """Return a delayed call of the function for each tuple of arguments.
+
+    Parameters
+    ----------
+    func
+        A function, delayed or not.
+    iterable
+        Of tuples of arguments.
+    **policy
+        As for `delayed`.
+
+    Returns
+    -------
+    list of Delayed
+        In the order of the tuples.
+
+    Examples
+    --------
+    >>> import flowpar
+    >>> flowpar.compute(flowpar.starmap(pow, [(2, 5), (3, 2)]), scheduler="sync")
+    [32, 9]
+    """
+    call = _delayed_function(func, policy)
+    return [call(*arguments) for arguments in iterable]
+
+
+def reduce(
+    func: Callable[..., T], /, iterable: Iterable[Any], *initial: Any, **policy: Any
+) -> Delayed[T]:
+    """Return the items combined by the function, two and two, as a tree.
+
+    Parameters
+    ----------
+    func
+        Of two arguments, delayed or not, and associative: ``f(f(a, b), c) == f(a, f(b, c))``. It
+        need not be commutative: the order of the items is kept.
+    iterable
+        Items, delayed or not.
+    *initial
+        At most one: put before the items; the result for no items.
+    **policy
+        As for `delayed`.
+
+    Returns
+    -------
+    Delayed
+        One item is returned as it is.
+
+    Raises
+    ------
+    TypeError
+        If there are neither items nor an initial one.
+
+    Examples
+    --------
+    >>> import flowpar
+    >>> flowpar.reduce(lambda a, b: a + b, "pipeline").compute(scheduler="sync")
+    'pipeline'
+    """
+    if len(initial) > 1:
+        raise TypeError("flowpar.reduce takes one initial item at most")
+    call = _delayed_function(func, policy)
+    level: list[Any] = [*initial, *iterable]
+    if not level:
+        raise TypeError("flowpar.reduce of nothing needs an initial item")
+    while len(level) > 1:
+        pairs = [call(level[at], level[at + 1]) for at in range(0, len(level) - 1, 2)]
+        level = [*pairs, *level[len(pairs) * 2 :]]
+    last = level[0]
+    return last if isinstance(last, Delayed) else _constant(last)
+
+
+def _delayed_function(func: Any, policy: dict[str, Any]) -> DelayedFunction[Any]:
+    call = delayed(func, **policy)
+    if not isinstance(call, DelayedFunction):
+        raise TypeError(f"expected a function, and not {func!r}")
+    return call
+
+
+_OUR_GLOBALS = globals()

@@ -1,0 +1,260 @@
+"""Tasks by index, with edges both ways, in an order that comes from the targets.
+
+Targets are walked depth first, dependencies before dependents, so an index is also a rank: a task
+comes after all that it needs, and near the first of them. A graph only ever grows, by tasks that
+come into being while it runs; what is in it never changes.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from flowpar.errors import CycleError, InternalError
+from flowpar.task import ALL_REFS, LITERAL, MIXED, Call, Function, Ref, Task, Template
+
+_NO_TASKS: Final[tuple[int, ...]] = ()
+
+
+class Graph:
+    """What the targets need, and nothing else.
+
+    Parameters
+    ----------
+    targets
+        Tasks that are wanted, any number, in any order; the same one may come twice.
+
+    Attributes
+    ----------
+    tasks
+        By index: every task, each after all that it depends on.
+    dependencies
+        By index: the indices of the tasks that it waits for, each once.
+    dependents
+        By index: the indices of the tasks that wait for it, each once.
+    targets
+        The indices of the targets, in the order given.
+
+    Raises
+    ------
+    CycleError
+        If tasks wait for one another, naming them.
+
+    Notes
+    -----
+    Linear in tasks and edges: about 1 µs a task. Nothing recurses. Source: own.
+
+    Examples
+    --------
+    >>> from flowpar import delayed
+    >>> one = delayed(abs)(-1)
+    >>> graph = Graph([one + one])
+    >>> [graph.key(index) for index in range(len(graph))]
+    ['abs', 'add']
+    >>> graph.dependencies
+    [(), (0,)]
+    """
+
+    def __init__(self, targets: Iterable[Task]) -> None:
+        self.tasks: list[Task] = []
+        self.dependencies: list[tuple[int, ...]] = []
+        self.dependents: list[Sequence[int]] = []
+        self._index: dict[Task, int] = {}
+        self._names: collections.Counter[str] = collections.Counter()
+        self._ordinals: list[int] = []
+        self._plural: frozenset[str] = frozenset()
+        self.targets = self.grow(targets)
+        self._initial = len(self.tasks)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __repr__(self) -> str:
+        return f"<Graph of {len(self)} tasks, {len(self.targets)} of them targets>"
+
+    def index(self, task: Task) -> int:
+        """Return where a task of this graph is."""
+        return self._index[task]
+
+    def __contains__(self, task: Task) -> bool:
+        return task in self._index
+
+    def function(self, index: int) -> Function:
+        """Return the function that a task calls."""
+        return self.tasks[index]._function
+
+    def grow(self, targets: Iterable[Task]) -> list[int]:
+        """Add what these targets need, and return their indices."""
+        wanted = list(targets)
+        index, tasks = self._index, self.tasks
+        # Dependencies of a task, from when it is first seen until all of them have an index.
+        opened: dict[Task, list[Task]] = {}
+        stack = wanted[::-1]
+        while stack:
+            task = stack[-1]
+            if task in index:
+                stack.pop()
+                continue
+            needs = opened.get(task)
+            if needs is None:
+                needs = needed_by(task)
+                todo = [need for need in needs if need not in index]
+                if todo:
+                    opened[task] = needs
+                    todo.reverse()
+                    stack += todo
+                    continue
+            else:
+                del opened[task]
+            stack.pop()
+            self._add(task, needs, opened)
+        return [index[task] for task in wanted]
+
+    def _add(self, task: Task, needs: list[Task], opened: Mapping[Task, list[Task]]) -> None:
+        here = len(self.tasks)
+        dependents = self.dependents
+        if needs:
+            index = self._index
+            try:
+                # A dict keeps the first of equal ones, in order.
+                found = tuple(dict.fromkeys([index[need] for need in needs]))
+            except KeyError:
+                raise self._cycle(task, opened) from None
+            for other in found:
+                known = dependents[other]
+                if known:
+                    known.append(here)  # type: ignore[attr-defined]
+                else:
+                    dependents[other] = [here]
+            self.dependencies.append(found)
+        else:
+            self.dependencies.append(_NO_TASKS)
+        dependents.append(_NO_TASKS)
+        self.tasks.append(task)
+        self._index[task] = here
+
+    def _cycle(self, start: Task, opened: Mapping[Task, list[Task]]) -> CycleError:
+        path, seen = [start], {start}
+        while True:
+            following = next(
+                (t for t in needed_by(path[-1]) if t in opened or t is start), None
+            )
+            if following is None:
+                raise InternalError("a task waits for one that is neither known nor open")
+            path.append(following)
+            if following in seen:
+                break
+            seen.add(following)
+        first = next(i for i, task in enumerate(path) if task is path[-1])
+        names = tuple(task._function.name for task in path[first:])
+        return CycleError("these tasks wait for one another: " + " -> ".join(names), cycle=names)
+
+    # ------------------------------------------------------------------------------- names
+
+    def key(self, index: int) -> str:
+        """Return the readable name of a task: ``load[3]``, or ``merge`` if there is just one."""
+        if index >= len(self._ordinals):
+            self._count_names()
+        name = self.tasks[index]._function.name
+        ordinal = self._ordinals[index]
+        return f"{name}[{ordinal}]" if ordinal or name in self._plural else name
+
+    def _count_names(self) -> None:
+        first = not self._ordinals
+        for task in self.tasks[len(self._ordinals) :]:
+            name = task._function.name
+            self._ordinals.append(self._names[name])
+            self._names[name] += 1
+        if first:
+            # Of those that come later none renames an earlier one.
+            self._plural = frozenset(name for name, n in self._names.items() if n > 1)
+
+    # ------------------------------------------------------------------------------- calls
+
+    def call(self, index: int) -> Call:
+        """Return a task as a worker takes it, with refs in place of the tasks it depends on."""
+        task = self.tasks[index]
+        function, args, kwargs = task._function, task._args, task._kwargs
+        needs = self.dependencies[index]
+        if not needs and kwargs is None and Template not in map(type, args):
+            return (index, function.number, LITERAL, args, None)
+        # As many dependencies as arguments: mostly each argument is one.
+        if kwargs is None and len(needs) == len(args) and not function.after:
+            if all([isinstance(argument, Task) for argument in args]):
+                return (index, function.number, ALL_REFS, needs, None)
+        where = self._index
+        taken = tuple([_with_refs(argument, where) for argument in args])
+        named = kwargs and {name: _with_refs(value, where) for name, value in kwargs.items()}
+        return (index, function.number, MIXED, taken, named)
+
+    # ---------------------------------------------------------------------------- analysis
+
+    def to_networkx(self, attributes: Mapping[int, Mapping[str, Any]] | None = None) -> Any:
+        """Return the graph as a ``networkx.DiGraph``, for analysis and drawing.
+
+        Parameters
+        ----------
+        attributes
+            More node attributes by index, such as a status.
+
+        Returns
+        -------
+        networkx.DiGraph
+            Nodes are indices, with ``key``, ``function``, ``pool``, ``site`` and ``is_target``;
+            edges run from a dependency to its dependent; those of ``after=`` have
+            ``order_only=True``.
+        """
+        import networkx  # noqa: PLC0415 - a third of a second, for those who look
+
+        made = networkx.DiGraph()
+        targets = set(self.targets)
+        for index, task in enumerate(self.tasks):
+            function = task._function
+            made.add_node(
+                index,
+                key=self.key(index),
+                function=function.name,
+                pool=function.policy.pool,
+                site=str(task._site) if task._site else None,
+                is_target=index in targets,
+                status=None,
+                seconds=None,
+            )
+            made.nodes[index].update((attributes or {}).get(index, {}))
+            values = {self._index[need] for need in values_needed_by(task)}
+            for need in self.dependencies[index]:
+                made.add_edge(need, index, order_only=need not in values)
+        return made
+
+
+def needed_by(task: Task) -> list[Task]:
+    """Return the tasks that a task waits for, those under ``after=`` last; some perhaps twice."""
+    needs = values_needed_by(task)
+    after = task._function.after
+    return [*needs, *after] if after else needs
+
+
+def values_needed_by(task: Task) -> list[Task]:
+    """Return the tasks whose values a task takes."""
+    needs = []
+    for argument in task._args:
+        if isinstance(argument, Task):
+            needs.append(argument)
+        elif type(argument) is Template:
+            needs.extend(argument.tasks())
+    if task._kwargs:
+        for argument in task._kwargs.values():
+            if isinstance(argument, Task):
+                needs.append(argument)
+            elif type(argument) is Template:
+                needs.extend(argument.tasks())
+    return needs
+
+
+def _with_refs(argument: object, index: Mapping[Task, int]) -> object:
+    if isinstance(argument, Task):
+        return Ref(index[argument])
+    if type(argument) is Template:
+        return argument.with_refs(index)
+    return argument

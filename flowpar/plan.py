@@ -1,0 +1,764 @@
+"""The state of one run: what to do next. No thread, no clock, no input or output.
+
+A task moves along `MOVES` and nowhere else::
+
+    waiting ──> ready ──> running ──> done
+       │  ^       ^          │  ├───> failed
+       │  └───────┴──────────┘  └───> waiting  (it gave a delayed value, or was not begun)
+       └──> skipped       (ready again: another attempt)
+
+Every step counts, none scans: a task costs the same in a graph of a thousand and of a million.
+"""
+
+from __future__ import annotations
+
+import collections
+import enum
+import heapq
+import random
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from flowpar.errors import CycleError, InternalError, OptionError, TaskError
+from flowpar.events import Counts
+from flowpar.graph import Graph
+from flowpar.pools.transport import Report
+from flowpar.task import Function, is_constant, value
+
+
+class Status(enum.IntEnum):
+    """Where a task stands in a run."""
+
+    WAITING = 0
+    READY = 1
+    RUNNING = 2
+    DONE = 3
+    FAILED = 4
+    SKIPPED = 5
+    CACHED = 6
+
+
+WAITING, READY, RUNNING, DONE, FAILED, SKIPPED, CACHED = map(int, Status)
+
+MOVES: Final = frozenset(
+    {
+        (WAITING, READY),
+        (WAITING, RUNNING),  # in a batch with all that it waits for
+        (WAITING, SKIPPED),
+        (WAITING, DONE),  # its delayed value was computed
+        (READY, RUNNING),
+        (READY, CACHED),
+        (RUNNING, DONE),
+        (RUNNING, FAILED),
+        (RUNNING, READY),
+        (RUNNING, WAITING),
+        (DONE, WAITING),  # its value is gone, and a task that came into being needs it
+    }
+)
+"""The only moves that a task may make."""
+
+BATCH_SECONDS: Final = 0.005
+"""How long a batch should take: long beside the 0.1 ms that sending one costs, short beside
+what a person notices."""
+
+BATCH_TASKS: Final = 1000
+"""Tasks in a batch at most: beyond this, sending costs under 0.2 µs a task already."""
+
+DEEPEST_EXPANSION: Final = 100_000
+"""How many times a task may give a delayed value that gives a delayed value, and so on."""
+
+CONSTANT_LANE: Final = "constant"
+"""The lane of tasks that are values already, and never wait."""
+
+_RANKS: Final = (1 << 40) - 1
+
+
+@dataclass(slots=True, eq=False)
+class FunctionState:
+    """What the plan knows of one function, for all its tasks."""
+
+    function: Function
+    lane: str
+    """Names the pool that its tasks wait for."""
+    alone: bool
+    """Whether its tasks share no batch."""
+    total: int = 0
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+    running: int = 0
+    timed: int = 0
+    """Calls whose time is in `seconds`."""
+    seconds: float = 0.0
+
+    @property
+    def cost(self) -> float | None:
+        """Mean seconds of a call, or None before the first."""
+        return self.seconds / self.timed if self.timed else None
+
+    def counts(self) -> Counts:
+        """Return how many of its tasks are where."""
+        return Counts(
+            total=self.total,
+            done=self.done,
+            failed=self.failed,
+            skipped=self.skipped,
+            running=self.running,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A task that came to its end."""
+
+    index: int
+    status: Status
+
+
+class Plan:
+    """What is ready, running and finished in one run of a graph.
+
+    Used by the thread that runs the scheduler only.
+
+    Parameters
+    ----------
+    graph
+        What to run; it may grow while it runs.
+    lane_of
+        Which lane, that is which pool, the tasks of a function wait for; asked once a function.
+    limits
+        How much there is of each resource; of one that is not named here there is one.
+    rng
+        Draws the jitter of retries.
+
+    Attributes
+    ----------
+    values
+        What finished tasks returned, by index, as long as something needs it.
+    errors
+        Why a task failed for good, by index.
+    attempts
+        How often each task was started, by index.
+
+    Notes
+    -----
+    Source: the split of deciding from doing is that of ninja's ``Plan``; batches as connected
+    parts of the graph are our own.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        lane_of: Callable[[Function], str],
+        limits: Mapping[str, float] | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.graph = graph
+        self.values: dict[int, Any] = {}
+        self.errors: dict[int, BaseException] = {}
+        self.reasons: dict[int, str] = {}
+        self.status = bytearray()
+        self.attempts = array("L")
+        self.functions: dict[int, FunctionState] = {}
+        self.ended: list[Ended] | None = None
+        """Tasks that ended since the caller last looked; None: the caller does not look."""
+        self.finished_targets: list[int] | None = None
+        """Targets whose values came since `take_targets`; None: the caller does not ask."""
+        self._states: list[FunctionState] = []
+        self._missing: list[int] = []
+        self._uses: list[int] = []
+        self._targets = set(graph.targets)
+        self._lane_of = lane_of
+        self._limits = dict(limits or {})
+        self._held: collections.Counter[str] = collections.Counter()
+        self._parked: dict[str, list[int]] = {}
+        self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
+        self._ready: dict[str, list[int]] = {}
+        self._later: list[tuple[float, int]] = []
+        self._alone: set[int] = set()
+        self._alias: dict[int, int] = {}
+        self._depth: dict[int, int] = {}
+        self._late: set[int] = set()
+        self._open = 0
+        self._running = 0
+        self._extend()
+
+    # ------------------------------------------------------------------------------- asking
+
+    @property
+    def is_active(self) -> bool:
+        """Whether a task has not come to its end."""
+        return self._open > 0
+
+    @property
+    def n_running(self) -> int:
+        """How many tasks are running."""
+        return self._running
+
+    def n_ready(self, lane: str) -> int:
+        """Return how many tasks wait for this pool and nothing else."""
+        return len(self._ready.get(lane, ()))
+
+    def lanes(self) -> list[str]:
+        """Return every lane that has tasks ready."""
+        return [lane for lane, ready in self._ready.items() if ready]
+
+    def next_retry(self) -> float | None:
+        """Return when the next retry is due, or None if none waits."""
+        return self._later[0][0] if self._later else None
+
+    def counts(self) -> Counts:
+        """Return how many tasks are where; costs a step for each function."""
+        each = [state.counts() for state in self.functions.values()]
+        return Counts(
+            total=sum(c.total for c in each),
+            done=sum(c.done for c in each),
+            failed=sum(c.failed for c in each),
+            skipped=sum(c.skipped for c in each),
+            running=sum(c.running for c in each),
+        )
+
+    def state(self, index: int) -> FunctionState:
+        """Return what is known of the function of a task."""
+        return self._states[index]
+
+    # ------------------------------------------------------------------------------- taking
+
+    def take(self, lane: str, share: int = 1) -> list[int]:
+        """Return tasks to start now as one batch, and mark them running.
+
+        Parameters
+        ----------
+        lane
+            The pool that has room.
+        share
+            How many ready tasks the batch may take, so that other workers get some too.
+
+        Returns
+        -------
+        list of int
+            Indices, each after those that it depends on. Empty if nothing is ready.
+        """
+        ready = self._ready.get(lane)
+        if not ready:
+            return []
+        while True:
+            first = heapq.heappop(ready) & _RANKS
+            if not (self._states[first].alone or first in self._alone):
+                batch = self._gather(first, lane, share)
+                break
+            if self._acquire(first):
+                batch = [first]
+                break
+            if not ready:
+                return []
+        status, attempts, states = self.status, self.attempts, self._states
+        for index in batch:
+            if status[index] > READY:
+                raise self._wrong_move(index, RUNNING)
+            status[index] = RUNNING
+            attempts[index] += 1
+            states[index].running += 1
+        self._running += len(batch)
+        return batch
+
+    def _gather(self, first: int, lane: str, share: int) -> list[int]:
+        """Return a batch that starts with a ready task and goes on depth first.
+
+        A dependent joins when all that it still waits for is in the batch: its arguments then
+        never leave the worker. Long, because it runs once a task.
+        """
+        ready, states, missing, status = self._ready[lane], self._states, self._missing, self.status
+        dependents, alone = self.graph.dependents, self._alone
+        batch: list[int] = []
+        left: dict[int, int] = {}
+        stack = [first]
+        seconds = 0.0
+        while True:
+            if not stack:
+                if share <= 1 or not ready:
+                    break
+                following = ready[0] & _RANKS
+                if states[following].alone or following in alone:
+                    break
+                heapq.heappop(ready)
+                share -= 1
+                stack.append(following)
+            index = stack.pop()
+            batch.append(index)
+            state = states[index]
+            seconds += state.seconds / state.timed if state.timed else BATCH_SECONDS
+            if seconds >= BATCH_SECONDS or len(batch) >= BATCH_TASKS:
+                break
+            for dependent in dependents[index]:
+                waits_for = left.get(dependent)
+                if waits_for is None:
+                    waits_for = missing[dependent]
+                left[dependent] = waits_for = waits_for - 1
+                if (
+                    not waits_for
+                    and status[dependent] == WAITING
+                    and states[dependent].lane == lane
+                    and not states[dependent].alone
+                    and dependent not in alone
+                    and dependent not in self._alias
+                ):
+                    stack.append(dependent)
+        return batch
+
+    def wanted(self, batch: list[int]) -> frozenset[int]:
+        """Return those of a batch whose values are needed outside it."""
+        if len(batch) == 1:
+            return frozenset(batch)
+        inside, targets, dependents = set(batch), self._targets, self.graph.dependents
+        return frozenset(
+            [i for i in batch if i in targets or not inside.issuperset(dependents[i])]
+        )
+
+    # ----------------------------------------------------------------------------- settling
+
+    def finish(self, batch: list[int], report: Report, now: float) -> list[int]:
+        """Take in how a batch ended.
+
+        Parameters
+        ----------
+        batch
+            As `take` returned it.
+        report
+            As the pool returned it.
+        now
+            The time, for retries.
+
+        Returns
+        -------
+        list of int
+            Tasks that gave a delayed value: `expand` is to be called for each.
+        """
+        failed, expanded, unstarted = report.failed, report.expanded, report.unstarted
+        if batch[0] in unstarted:
+            raise InternalError(f"{self.graph.key(batch[0])} was ready, and could not be started")
+        if failed or expanded or unstarted:
+            aside = {*failed, *expanded, *unstarted}
+            made = [index for index in batch if index not in aside]
+            # Times come in the order of the calls that were made: of all but the unstarted.
+            skipped = set(unstarted)
+            timed = [index for index in batch if index not in skipped]
+        else:
+            made = timed = batch
+        self._learn(timed, report)
+        self.values.update(report.values)
+        lost = self._lost(batch, report) if self._late else []
+        for index in unstarted:
+            self._unstart(index)
+        for index in expanded:
+            self._move(index, WAITING)
+            self._missing[index] += 1
+        self._done(made)
+        for index in lost:
+            self._revive(index)
+        for index, failure in failed.items():
+            self.fail(index, failure.error, now)
+        return list(expanded)
+
+    def _lost(self, batch: list[int], report: Report) -> list[int]:
+        """Return those whose values a task that came later needs, and that the batch did not send.
+
+        They have to run again: their new dependents wait on.
+        """
+        late = self._late.intersection(batch)
+        self._late -= late
+        inside = set(batch)
+        lost = sorted(late - report.values.keys() - report.failed.keys() - report.expanded.keys())
+        lost = [index for index in lost if index not in report.unstarted]
+        for index in lost:
+            for dependent in self.graph.dependents[index]:
+                if dependent not in inside:
+                    self._missing[dependent] += 1
+        return lost
+
+    def _learn(self, timed: list[int], report: Report) -> None:
+        states = self._states
+        last = report.start
+        for index, end in zip(timed, report.ends, strict=False):
+            state = states[index]
+            state.timed += 1
+            state.seconds += end - last
+            last = end
+
+    def _done(self, indices: Iterable[int]) -> None:
+        """Mark tasks done, free their dependents, and let go of values nobody needs any more."""
+        status, missing, uses, values = self.status, self._missing, self._uses, self.values
+        dependents, dependencies = self.graph.dependents, self.graph.dependencies
+        states, ended, targets = self._states, self.ended, self.finished_targets
+        aliases: list[int] = []
+        for index in indices:
+            if status[index] != RUNNING:
+                raise self._wrong_move(index, DONE)
+            status[index] = DONE
+            state = states[index]
+            state.done += 1
+            state.running -= 1
+            self._running -= 1
+            self._open -= 1
+            if state.function.policy.limit:
+                self._release(index)
+            if ended is not None:
+                ended.append(Ended(index, Status.DONE))
+            if targets is not None and index in self._targets:
+                targets.append(index)
+            for dependent in dependents[index]:
+                missing[dependent] = left = missing[dependent] - 1
+                if not left and status[dependent] == WAITING:
+                    if dependent in self._alias:
+                        aliases.append(dependent)
+                    else:
+                        self._make_ready(dependent)
+            for need in dependencies[index]:
+                uses[need] = left = uses[need] - 1
+                if not left:
+                    values.pop(need, None)
+            if not uses[index]:
+                values.pop(index, None)
+        if aliases:
+            self._settle_aliases(aliases)
+
+    def _settle_aliases(self, aliases: list[int]) -> None:
+        """Give tasks the values of the delayed values that they returned; any depth, no recursion."""
+        while aliases:
+            index = aliases.pop()
+            source = self._alias.pop(index)
+            self._move(index, DONE)
+            self._states[index].done += 1
+            self._open -= 1
+            self.values[index] = self.values[source]
+            self._drop_use(source)
+            if self.ended is not None:
+                self.ended.append(Ended(index, Status.DONE))
+            if self.finished_targets is not None and index in self._targets:
+                self.finished_targets.append(index)
+            for dependent in self.graph.dependents[index]:
+                self._missing[dependent] -= 1
+                if not self._missing[dependent] and self.status[dependent] == WAITING:
+                    if dependent in self._alias:
+                        aliases.append(dependent)
+                    else:
+                        self._make_ready(dependent)
+            self._let_go(index)
+            if not self._uses[index]:
+                self.values.pop(index, None)
+
+    def fail(self, index: int, error: BaseException, now: float) -> bool:
+        """Record that an attempt failed; return whether there will be another.
+
+        A final failure skips all that depends on the task, directly or not.
+        """
+        state = self._states[index]
+        state.running -= 1
+        self._running -= 1
+        if state.function.policy.limit:
+            self._release(index)
+        policy = state.function.policy
+        may_retry = isinstance(error, policy.retry_on) and not (
+            isinstance(error, TaskError) and error.is_final
+        )
+        if may_retry and self.attempts[index] <= policy.retries:
+            self._move(index, WAITING)
+            doubled = policy.retry_delay * 2.0 ** min(self.attempts[index] - 1, 30)
+            pause = doubled * self._rng.uniform(0.75, 1.25)
+            self._alone.add(index)
+            heapq.heappush(self._later, (now + pause, index))
+            return True
+        self._move(index, FAILED)
+        state.failed += 1
+        self._open -= 1
+        self.errors[index] = error
+        self._let_go(index)
+        if self.ended is not None:
+            self.ended.append(Ended(index, Status.FAILED))
+        self._skip_dependents(index)
+        return False
+
+    def _skip_dependents(self, culprit: int) -> None:
+        stack = [culprit]
+        why = f"{self.graph.key(culprit)} failed"
+        while stack:
+            for dependent in self.graph.dependents[stack.pop()]:
+                if self.status[dependent] == WAITING:
+                    self._move(dependent, SKIPPED)
+                    self._let_go(dependent)
+                    self._states[dependent].skipped += 1
+                    self._open -= 1
+                    self.reasons[dependent] = why
+                    self._alias.pop(dependent, None)
+                    if self.ended is not None:
+                        self.ended.append(Ended(dependent, Status.SKIPPED))
+                    stack.append(dependent)
+
+    def put_back(self, indices: Iterable[int], *, alone: bool) -> None:
+        """Undo the start of tasks that were not made, or whose worker took them along.
+
+        Parameters
+        ----------
+        indices
+            Running tasks. The attempt is not counted.
+        alone
+            Whether they are to share no batch from now on.
+        """
+        for index in indices:
+            if self._states[index].function.policy.limit:
+                self._release(index)
+            if alone:
+                self._alone.add(index)
+            self._unstart(index)
+
+    def _unstart(self, index: int) -> None:
+        self._move(index, WAITING)
+        self._states[index].running -= 1
+        self._running -= 1
+        self.attempts[index] -= 1
+        if not self._missing[index]:
+            self._make_ready(index)
+
+    def wake(self, now: float) -> None:
+        """Make those tasks ready whose wait before another attempt is over."""
+        while self._later and self._later[0][0] <= now:
+            self._make_ready(heapq.heappop(self._later)[1])
+
+    def change_lane(self, function: Function, lane: str) -> None:
+        """Let the tasks of a function wait for another pool."""
+        state = self.functions[function.number]
+        old = self._ready.get(state.lane, [])
+        state.lane = lane
+        staying, moving = [], []
+        for entry in old:
+            (moving if self._states[entry & _RANKS] is state else staying).append(entry)
+        if moving:
+            old[:] = staying
+            heapq.heapify(old)
+            for entry in moving:
+                heapq.heappush(self._ready.setdefault(lane, []), entry)
+
+    # ---------------------------------------------------------------------------- expanding
+
+    def expand(self, index: int, source: int) -> None:
+        """Let a task have the value of another, which it returned in place of one.
+
+        Parameters
+        ----------
+        index
+            The task that returned a delayed value; `finish` named it.
+        source
+            That delayed value, which the graph has been grown by.
+
+        Raises
+        ------
+        CycleError
+            If this has been going on for `DEEPEST_EXPANSION` levels.
+        """
+        self._extend()
+        self._running -= 1
+        self._states[index].running -= 1
+        depth = self._depth.pop(index, 0) + 1
+        if depth > DEEPEST_EXPANSION:
+            name = self._states[index].function.name
+            raise CycleError(
+                f"{name} has been giving delayed values that give delayed values for "
+                f"{depth:,} levels: it seems never to end",
+                cycle=(name, name),
+            )
+        self._depth[source] = max(depth, self._depth.get(source, 0))
+        self._alias[index] = source
+        self._uses[source] += 1
+        dependents = self.graph.dependents
+        if dependents[source]:
+            dependents[source].append(index)  # type: ignore[attr-defined]
+        else:
+            dependents[source] = [index]
+        if self._is_available(source):
+            self._missing[index] -= 1
+            self._settle_aliases([index])
+        elif self.status[source] in {FAILED, SKIPPED}:
+            self._skip_dependents(source)
+        elif self.status[source] == RUNNING:
+            self._late.add(source)
+        else:
+            self._revive(source)
+
+    def _is_available(self, index: int) -> bool:
+        if self.status[index] == DONE and index not in self.values:
+            task = self.graph.tasks[index]
+            if is_constant(task):
+                self.values[index] = task._args[0]
+        return self.status[index] == DONE and index in self.values
+
+    def _revive(self, source: int) -> None:
+        """Run tasks again whose values were let go of, and that a new task needs."""
+        stack = [source]
+        while stack:
+            index = stack.pop()
+            if self.status[index] != DONE or index in self.values:
+                continue
+            self._move(index, WAITING)
+            self._states[index].done -= 1
+            self._open += 1
+            needs = self.graph.dependencies[index]
+            self._missing[index] = sum(not self._is_available(need) for need in needs)
+            for need in needs:
+                self._uses[need] += 1
+                if not self._is_available(need):
+                    stack.append(need)
+            if not self._missing[index]:
+                self._make_ready(index)
+
+    def _extend(self) -> None:
+        """Take in the tasks that the graph has and the plan does not know yet."""
+        graph, first = self.graph, len(self.status)
+        tasks, dependencies = graph.tasks, graph.dependencies
+        new = range(first, len(tasks))
+        self.status.extend(bytes(len(new)))
+        self.attempts.extend(array("L", bytes(array("L").itemsize * len(new))))
+        doomed: list[int] = []
+        if not first:
+            self._missing = list(map(len, dependencies))
+            self._uses = list(map(len, graph.dependents))
+            for index in graph.targets:
+                self._uses[index] += 1
+        else:
+            doomed = self._extend_counters(new)
+        functions, states = self.functions, self._states
+        constants = []
+        for index in new:
+            function = tasks[index]._function
+            state = functions.get(function.number) or self._new_function(function)
+            states.append(state)
+            if state.lane == CONSTANT_LANE:
+                constants.append(index)
+            else:
+                state.total += 1
+        self._open += len(new) - len(constants)
+        for index in constants:
+            self._take_constant(index)
+        for index in doomed:
+            self._skip_dependents(index)
+        for index in new:
+            if not self._missing[index] and self.status[index] == WAITING:
+                self._make_ready(index)
+
+    def _extend_counters(self, new: range) -> list[int]:
+        """Count what new tasks wait for; return what they need of tasks that failed."""
+        status, first = self.status, new.start
+        doomed = []
+        for index in new:
+            needs = self.graph.dependencies[index]
+            self._missing.append(len(needs))
+            self._uses.append(len(self.graph.dependents[index]))
+            for need in needs:
+                if need >= first:
+                    continue
+                self._uses[need] += 1
+                if self._is_available(need):
+                    self._missing[index] -= 1
+                elif status[need] == DONE:
+                    self._revive(need)
+                elif status[need] == RUNNING:
+                    self._late.add(need)
+                elif status[need] in {FAILED, SKIPPED}:
+                    doomed.append(need)
+        return doomed
+
+    def _new_function(self, function: Function) -> FunctionState:
+        lane = CONSTANT_LANE if function.call is value else self._lane_of(function)
+        for name, amount in function.policy.limit.items():
+            if amount > self._limits.setdefault(name, 1.0):
+                raise OptionError(
+                    f"{function.name} needs {amount:g} of {name!r}, and there is "
+                    f"{self._limits[name]:g}: give the run limits={{{name!r}: {amount:g}}} or more"
+                )
+        state = FunctionState(function, lane, alone=function.policy.runs_alone)
+        self.functions[function.number] = state
+        return state
+
+    def _take_constant(self, index: int) -> None:
+        self.status[index] = DONE
+        self.values[index] = self.graph.tasks[index]._args[0]
+        for dependent in self.graph.dependents[index]:
+            self._missing[dependent] -= 1
+        if not self._uses[index]:
+            del self.values[index]
+
+    # ------------------------------------------------------------------------------- within
+
+    def _make_ready(self, index: int) -> None:
+        if self.status[index] != WAITING:
+            raise self._wrong_move(index, READY)
+        self.status[index] = READY
+        state = self._states[index]
+        # One number orders by priority, then by rank: numbers compare faster than tuples.
+        entry = index - (state.function.policy.priority << 40)
+        lane = self._ready.get(state.lane)
+        if lane is None:
+            lane = self._ready[state.lane] = []
+        heapq.heappush(lane, entry)
+
+    def _acquire(self, index: int) -> bool:
+        """Hold the resources that a task needs; if one is short, park it until that is freed."""
+        limit = self._states[index].function.policy.limit
+        for name, amount in limit.items():
+            # The small number makes up for what adding fractions loses.
+            if self._held[name] + amount > self._limits[name] + 1e-9:
+                entry = index - (self._states[index].function.policy.priority << 40)
+                heapq.heappush(self._parked.setdefault(name, []), entry)
+                return False
+        for name, amount in limit.items():
+            self._held[name] += amount  # type: ignore[assignment]
+        return True
+
+    def _release(self, index: int) -> None:
+        for name, amount in self._states[index].function.policy.limit.items():
+            self._held[name] -= amount  # type: ignore[assignment]
+            free = self._limits[name] - self._held[name] + 1e-9
+            parked = self._parked.get(name, [])
+            while parked:
+                state = self._states[parked[0] & _RANKS]
+                free -= state.function.policy.limit[name]
+                if free < 0:
+                    break
+                heapq.heappush(self._ready.setdefault(state.lane, []), heapq.heappop(parked))
+
+    def _let_go(self, index: int) -> None:
+        for need in self.graph.dependencies[index]:
+            self._drop_use(need)
+
+    def take_targets(self) -> list[int]:
+        """Return the targets that finished since the last call."""
+        found, self.finished_targets = self.finished_targets or [], []
+        return found
+
+    def drop_target(self, index: int) -> None:
+        """Let go of a target's value, once it was handed over."""
+        self._targets.discard(index)
+        for _ in range(self.graph.targets.count(index)):
+            self._drop_use(index)
+
+    def _drop_use(self, index: int) -> None:
+        self._uses[index] -= 1
+        if not self._uses[index]:
+            self.values.pop(index, None)
+
+    def _move(self, index: int, to: int) -> None:
+        if (self.status[index], to) not in MOVES:
+            raise self._wrong_move(index, to)
+        self.status[index] = to
+
+    def _wrong_move(self, index: int, to: int) -> InternalError:
+        here = Status(self.status[index]).name.lower()
+        return InternalError(
+            f"{self.graph.key(index)} cannot go from {here} to {Status(to).name.lower()}"
+        )
+
+    def waiting(self) -> Iterator[int]:
+        """Yield the tasks that wait for others; only a plan that is stuck is asked."""
+        return (index for index, status in enumerate(self.status) if status == WAITING)

@@ -1,0 +1,212 @@
+"""Coroutines on one event loop in a thread of its own, thousands at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+from flowpar.errors import Cancelled, PoolError
+from flowpar.pools.base import Callback
+from flowpar.pools.transport import Batch, Failure, Report
+from flowpar.pools.worker import (
+    CONTAINERS,
+    Values,
+    fill,
+    holds_task,
+    load_inputs,
+    mark_thread_as_inside,
+    tame,
+    timed_out,
+    worker_name,
+)
+from flowpar.task import ALL_REFS, LITERAL, Call, Task
+
+MOST = 10_000
+"""Coroutines that run at the same time; each holds some kilobytes."""
+
+
+class Ticket:
+    """One coroutine: its task on the loop, once there is one."""
+
+    __slots__ = ("callback", "cancelled", "error_callback", "task")
+
+    def __init__(self, callback: Callback | None, error_callback: Callback | None) -> None:
+        self.callback = callback
+        self.error_callback = error_callback
+        self.task: asyncio.Task[None] | None = None
+        self.cancelled = False
+
+
+class CoroutinePool:
+    """An event loop in a daemon thread, started on first use."""
+
+    name = "async"
+    width = MOST
+    slots = MOST
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()
+
+    def apply_async(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...] = (),
+        kwds: Mapping[str, Any] | None = None,
+        callback: Callback | None = None,
+        error_callback: Callback | None = None,
+    ) -> Ticket:
+        """Start a batch of one coroutine call on the loop and return its ticket.
+
+        `func` is ``execute``; what is run in its place is its sibling for coroutines.
+        """
+        if self.closed or os.getpid() != self._pid:
+            raise PoolError("this event loop is closed, or belongs to another process")
+        ticket = Ticket(callback, error_callback)
+        self._running_loop().call_soon_threadsafe(self._start, ticket, args[0])
+        return ticket
+
+    def cancel(self, ticket: object) -> None:
+        """Cancel a coroutine: it gets a CancelledError where it waits."""
+        if isinstance(ticket, Ticket) and self._loop is not None:
+            self._loop.call_soon_threadsafe(_cancel, ticket)
+
+    def close(self) -> None:
+        """Cancel what runs and end the loop."""
+        with self._lock:
+            self.closed = True
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._loop = None
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(
+                    target=_run_loop, args=(self._loop,), name="event loop", daemon=True
+                ).start()
+            return self._loop
+
+    def _start(self, ticket: Ticket, batch: Batch) -> None:
+        if self._loop is None:
+            return
+        ticket.task = self._loop.create_task(_run(ticket, batch))
+        if ticket.cancelled:
+            ticket.task.cancel()
+
+
+def _cancel(ticket: Ticket) -> None:
+    ticket.cancelled = True
+    if ticket.task is not None:
+        ticket.task.cancel()
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    mark_thread_as_inside()
+    try:
+        loop.run_forever()
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left, timeout=1.0))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
+async def _run(ticket: Ticket, batch: Batch) -> None:
+    try:
+        report = await _limited(execute_coroutine(batch), batch)
+    except asyncio.CancelledError:
+        if ticket.error_callback is not None:
+            ticket.error_callback(Cancelled("the run ended"))
+        return
+    except BaseException as error:  # noqa: BLE001 - handed to who asked
+        if ticket.error_callback is not None:
+            ticket.error_callback(error)
+        return
+    if ticket.callback is not None:
+        ticket.callback(report)
+
+
+async def _limited(call: Coroutine[Any, Any, Report], batch: Batch) -> Report:
+    """Return the report of a call, or of its timeout: then without waiting for it to clean up."""
+    start = time.perf_counter()
+    inner = asyncio.ensure_future(call)
+    try:
+        await asyncio.wait({inner}, timeout=batch.timeout)
+    except asyncio.CancelledError:
+        inner.cancel()
+        raise
+    if inner.done() and not inner.cancelled():
+        return inner.result()
+    index = batch.calls[0][0]
+    if inner.cancelled():
+        error: BaseException = tame(asyncio.CancelledError("the coroutine cancelled itself"))
+    else:
+        inner.cancel()
+        error = timed_out(batch.timeout or 0.0, "it was cancelled")
+    failed = {index: Failure(error)}
+    return Report({}, failed, {}, [], start, [time.perf_counter()], [0.0], "event loop")
+
+
+async def execute_coroutine(batch: Batch) -> Report:
+    """Make the one call of a batch, whose function gives a coroutine, and await it."""
+    (index, number, _, args, kwargs) = batch.calls[0]
+    report = Report({}, {}, {}, [], time.perf_counter(), [], [0.0], worker_name())
+    values = Values(batch.inputs)
+    load_inputs(batch, values, report)
+    if not report.failed:
+        try:
+            taken, named = _taken(batch.calls[0], values)
+            value = await cast("Awaitable[object]", batch.functions[number](*taken, **named))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
+            report.failed[index] = Failure(tame(error))
+        else:
+            expands = isinstance(value, Task) or (type(value) in CONTAINERS and holds_task(value))
+            (report.expanded if expands else report.values)[index] = value
+    report.ends.append(time.perf_counter())
+    return report
+
+
+def _taken(call: Call, values: Mapping[int, object]) -> tuple[list[Any], dict[str, Any]]:
+    _, _, kind, args, kwargs = call
+    if kind == ALL_REFS:
+        return [values[ref] for ref in args], {}
+    if kind == LITERAL:
+        return list(args), dict(kwargs or {})
+    taken, named = fill(args, kwargs, values)
+    return taken, named or {}
+
+
+class Awaited:
+    """A coroutine function as an ordinary one: a call runs an event loop until it is done."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(self.function(*args, **kwargs))
+        # A loop runs in this thread, as in a notebook: it cannot run another one inside.
+        with ThreadPoolExecutor(1) as executor:
+            return executor.submit(lambda: asyncio.run(self.function(*args, **kwargs))).result()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Awaited, (self.function,)

@@ -1,0 +1,162 @@
+"""A batch as bytes: functions apart from the rest, so that a worker gets each function once."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from flowpar.pools.transport import Batch, dump
+
+MOST_FUNCTIONS: Final = 512
+MOST_FUNCTION_BYTES: Final = 1 << 26
+"""How much is kept on either side before everything is forgotten."""
+
+_keys = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedFunction:
+    """A function as its pickle."""
+
+    key: int
+    """Names these bytes within this process; never used twice."""
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A batch as bytes."""
+
+    functions: tuple[PackedFunction, ...]
+    """Those that the body names by key."""
+    body: bytes
+    """All the rest."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """A function that was packed before."""
+
+    function: Callable[..., object]  # keeps it alive, so that it is the same one if `is` says so
+    packed: PackedFunction
+    is_fresh: bool
+
+
+class Packer:
+    """Makes parcels, and remembers functions; any thread may use it.
+
+    Two threads that pack the same function at the same time may give it two keys, which costs a
+    few bytes; each step on the dictionary is atomic.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, _Known] = {}
+        self._size_bytes = 0
+
+    def pack(self, batch: Batch) -> Parcel:
+        """Return the batch as bytes.
+
+        Functions under a number of zero or less travel in the body: they will not come again.
+
+        Raises
+        ------
+        BaseException
+            Whatever the pickling of a function or an argument raises.
+        """
+        packed = {
+            number: self._function(number, function)
+            for number, function in batch.functions.items()
+            if number > 0
+        }
+        body = (
+            batch.calls,
+            {number: function.key for number, function in packed.items()},
+            {number: batch.functions[number] for number in batch.functions if number <= 0},
+            batch.inputs,
+            batch.wanted,
+            batch.stop_on_error,
+            batch.seeds,
+        )
+        return Parcel(tuple(packed.values()), dump(body))
+
+    def renew(self) -> None:
+        """Look at every function anew before it is sent again.
+
+        A function of ``__main__`` travels with the globals and captured variables that it had when
+        it was pickled; these may have changed between two runs.
+        """
+        for known in list(self._known.values()):
+            known.is_fresh = False
+
+    def _function(self, number: int, function: Callable[..., object]) -> PackedFunction:
+        known = self._known.get(number)
+        if known is not None and known.function is function and known.is_fresh:
+            return known.packed
+        data = dump(function)
+        if known is not None and known.function is function and known.packed.data == data:
+            known.is_fresh = True
+            return known.packed
+        packed = PackedFunction(next(_keys), data)
+        self._remember(number, _Known(function, packed, is_fresh=True))
+        return packed
+
+    def _remember(self, number: int, known: _Known) -> None:
+        self._size_bytes += len(known.packed.data)
+        if len(self._known) >= MOST_FUNCTIONS or self._size_bytes > MOST_FUNCTION_BYTES:
+            self._known = {}
+            self._size_bytes = len(known.packed.data)
+        self._known[number] = known
+
+
+class Shelf:
+    """The functions that a worker was sent, loaded when first needed."""
+
+    def __init__(self) -> None:
+        self._packed: dict[int, bytes | bytearray] = {}
+        self._loaded: dict[int, Callable[..., object]] = {}
+
+    def put(self, key: int, data: bytes | bytearray) -> None:
+        """Keep a function for later."""
+        self._packed[key] = data
+
+    def clear(self) -> None:
+        """Forget all functions."""
+        self._packed.clear()
+        self._loaded.clear()
+
+    def open(self, body: bytes | bytearray) -> Batch:
+        """Return the batch that a body describes.
+
+        Raises
+        ------
+        BaseException
+            Whatever the loading of a function or an argument raises.
+        """
+        calls, keys, inline, inputs, wanted, stop_on_error, seeds = pickle.loads(body)  # noqa: S301 - made by the parent
+        functions: dict[int, Callable[..., object]] = dict(inline)
+        for number, key in keys.items():
+            functions[number] = self._load(key)
+        return Batch(calls, functions, inputs, wanted, stop_on_error=stop_on_error, seeds=seeds)
+
+    def _load(self, key: int) -> Callable[..., object]:
+        function = self._loaded.get(key)
+        if function is None:
+            function = self._loaded[key] = pickle.loads(self._packed[key])  # noqa: S301 - as above
+            del self._packed[key]
+        return function
+
+
+def one_call(
+    function: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any] | None
+) -> Batch:
+    """Return a batch of a single call, under index 0, of a function without a number.
+
+    Examples
+    --------
+    >>> one_call(divmod, (7, 2), None).calls
+    [(0, 0, 0, (7, 2), None)]
+    """
+    return Batch([(0, 0, 0, args, kwargs or None)], {0: function}, {}, frozenset({0}))

@@ -1,0 +1,192 @@
+"""The main loop of a worker process. It never imports the user's script."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import pickle
+import socket
+import sys
+import traceback
+from typing import Final, NoReturn
+
+from flowpar.errors import NotPicklable, TaskError
+from flowpar.pools import channel
+from flowpar.pools.channel import Frame, FrameReader, FrameWriter
+from flowpar.pools.parcel import Shelf
+from flowpar.pools.slate import NOWHERE, Claims, Slate
+from flowpar.pools.surroundings import Context, Surroundings, become_worker
+from flowpar.pools.transport import dump_report, pack_error
+from flowpar.pools.worker import execute
+
+_LOWEST_DESCRIPTOR: Final = 100
+"""Ours are moved up to here, out of the way of tasks that close or use low ones blindly."""
+_BROKEN_EXIT_CODE: Final = 70  # EX_SOFTWARE of <sysexits.h>
+
+
+def main(files: tuple[int, int, int, int], parent: int) -> NoReturn:
+    """Run a worker in this process, to its end.
+
+    Parameters
+    ----------
+    files
+        Descriptors: the channel, the slate, the claims, the context.
+    parent
+        Id of the process that started this one.
+    """
+    code = _BROKEN_EXIT_CODE
+    words = files[1]
+    try:
+        *kept, context_file = files
+        channel_file, slate_file, claims_file = map(_move_up, kept)
+        words = Slate.open_for_words(slate_file)
+        faulthandler.enable(words)
+        context = Context.load(context_file)
+        become_worker(context, parent)
+        worker = ProcessWorker(
+            socket.socket(fileno=channel_file), Slate(slate_file), Claims(claims_file)
+        )
+        os.register_at_fork(after_in_child=worker.abandon)
+        worker.serve(context)
+        code = 0
+    except (EOFError, ConnectionError):  # the parent has gone, or no longer wants us
+        code = 0
+    except BaseException:  # noqa: BLE001 - whatever it was, the parent hears of it
+        os.write(words, traceback.format_exc().encode("utf-8", "replace"))
+    finally:
+        # No exit functions, and no waiting for threads that tasks have left.
+        os._exit(code)
+
+
+def _move_up(number: int) -> int:
+    import fcntl  # noqa: PLC0415 - not on Windows, where this file can at least be imported
+
+    try:
+        higher = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _LOWEST_DESCRIPTOR)
+    except OSError:  # the limit of descriptors is lower than that
+        os.set_inheritable(number, False)  # noqa: FBT003 - no keyword there
+        return number
+    os.close(number)
+    return higher
+
+
+class ProcessWorker:
+    """Takes batches from the parent, runs them and sends reports, in one thread."""
+
+    def __init__(self, sock: socket.socket, slate: Slate, claims: Claims) -> None:
+        self._sock = sock
+        self._slate = slate
+        self._claims = claims
+        self._claimed: int | None = None
+        self._reader = FrameReader(sock)
+        self._writer = FrameWriter(sock)
+        self._shelf = Shelf()
+        self._pid = os.getpid()
+
+    def serve(self, context: Context) -> None:
+        """Set up, and serve until the parent goes; return if the initializer raises.
+
+        Raises
+        ------
+        EOFError
+            When the parent has gone.
+        """
+        if not self._initialize(context.initializer):
+            return
+        surroundings = Surroundings()
+        self._send(channel.READY, 0)
+        while True:
+            frame = self._reader.receive()
+            if frame.kind == channel.BATCH:
+                self._serve_batch(frame, surroundings)
+            elif frame.kind == channel.FUNCTION:
+                self._shelf.put(frame.number, frame.payload)
+            elif frame.kind == channel.FORGET:
+                self._shelf.clear()
+
+    def abandon(self) -> None:
+        """Let go of what is the worker's alone, in a process that a task has forked.
+
+        Without the mark, `execute` ends at the next call; so a child that returns from its call
+        runs none of the others.
+        """
+        self._sock.close()
+        self._claims.close()
+        self._slate.mark.release()
+
+    def _initialize(self, initializer: bytes | None) -> bool:
+        if initializer is None:
+            return True
+        try:
+            function, args = pickle.loads(initializer)  # noqa: S301 - made by the parent
+            function(*args)
+        except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
+            self._send(channel.BROKEN, 0, pickle.dumps(pack_error(error)))
+            return False
+        return True
+
+    def _serve_batch(self, frame: Frame, surroundings: Surroundings) -> None:
+        mark = self._slate.mark
+        mark[0] = NOWHERE
+        if not self._claim(frame.number):
+            return
+        mark[1] = frame.number
+        try:
+            kind, payload = self._run(frame.payload)
+        finally:
+            if os.getpid() != self._pid:  # a child of the task's own has come back out of it
+                os._exit(0)
+        surroundings.restore()
+        _flush()
+        self._send(kind, frame.number, payload)
+        mark[0] = NOWHERE
+
+    def _claim(self, number: int) -> bool:
+        """Return whether the batch is still ours: the parent may have taken it back."""
+        if self._claimed is None:
+            self._claimed = self._claims.take()
+        # The token of a later batch is kept until that comes.
+        if self._claimed != number:
+            return False
+        self._claimed = None
+        return True
+
+    def _run(self, body: bytes | bytearray) -> tuple[int, bytes]:
+        try:
+            batch = self._shelf.open(body)
+        except BaseException as error:  # noqa: BLE001 - loading runs the user's code
+            return channel.REFUSED, pickle.dumps(pack_error(_unloadable(error)))
+        report = execute(batch, self._slate.mark)  # type: ignore[arg-type]  # all that it needs
+        try:
+            return channel.REPORT, dump_report(report)
+        except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
+            return channel.REFUSED, pickle.dumps(pack_error(_unsendable(error)))
+
+    def _send(self, kind: int, number: int, payload: bytes = b"") -> None:
+        self._writer.put(kind, number, payload)
+        self._writer.flush()
+
+
+def _unloadable(error: BaseException) -> NotPicklable:
+    refusal = NotPicklable(
+        "the function or arguments could not be loaded in the worker: "
+        f"{type(error).__name__}: {error}"
+    )
+    refusal.__cause__ = error
+    return refusal
+
+
+def _unsendable(error: BaseException) -> TaskError:
+    failure = TaskError(
+        f"the results of the batch could not be sent back: {type(error).__name__}: {error}"
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # It may have been replaced, or be closed, or nobody may read it.
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            stream.flush()

@@ -1,0 +1,201 @@
+"""Worker processes: a crash costs one task, a timeout kills, and nothing is left over."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from flowpar.errors import PoolError
+from flowpar.pools.base import Callback
+from flowpar.pools.nursery import Settings
+from flowpar.pools.parcel import Packer, one_call
+from flowpar.pools.resources import cpu_count
+from flowpar.pools.switchboard import Cancel, Switchboard
+from flowpar.pools.ticket import Ticket
+from flowpar.pools.transport import Batch, dump, not_picklable
+from flowpar.pools.worker import execute
+from flowpar.task import check_choice, check_count, check_number
+
+START_METHODS: Final = ("forkserver", "spawn", "fork")
+
+__all__ = ["START_METHODS", "ProcessPool", "Ticket"]
+
+
+class ProcessPool:
+    """Runs batches in worker processes, which it starts when they are needed.
+
+    Any thread may use it. Callbacks come from a thread of the pool's, one after another.
+
+    Parameters
+    ----------
+    workers
+        How many processes; as many as there are CPUs for this process if None.
+    start_method
+        "forkserver": a small process of its own, which never imports the user's script, forks the
+        workers. "spawn": each is a fresh interpreter. "fork": each is forked from this process,
+        with all its memory, and with each lock that one of its threads holds at that moment.
+    initializer, initargs
+        Called first in each worker. If it raises, every call ends with `PoolError`.
+    idle_timeout
+        Seconds without work after which all processes are ended, until there is work again; None
+        keeps them.
+
+    Attributes
+    ----------
+    name
+        "processes".
+    width
+        How many calls run at the same time.
+    slots
+        How many calls are worth handing over at once: one runs and one waits at each worker.
+
+    Raises
+    ------
+    OptionError
+        If an argument is not legal.
+    PoolError
+        If the system is one where this cannot work, or the initializer cannot be pickled.
+    """
+
+    name = "processes"
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        *,
+        start_method: str = "forkserver",
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        idle_timeout: float | None = 60.0,
+    ) -> None:
+        if os.name != "posix":
+            raise PoolError('process pools need a POSIX system; use scheduler="threads"')
+        self.width = cpu_count() if workers is None else check_count("workers", workers, least=1)
+        self.slots = 2 * self.width
+        if idle_timeout is not None:
+            idle_timeout = check_number("idle_timeout", idle_timeout)
+        settings = Settings(
+            width=self.width,
+            start_method=check_choice("start_method", start_method, START_METHODS),
+            initializer=_pack_initializer(initializer, tuple(initargs)),
+            idle_timeout=idle_timeout,
+        )
+        self._packer = Packer()
+        self._board = Switchboard(settings)
+        # Also called at exit, when all threads but the pool's have ended.
+        self._finalizer = weakref.finalize(self, self._board.close)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._board.is_closed
+
+    def apply_async(  # noqa: PLR0917 - as multiprocessing.Pool
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...] = (),
+        kwds: Mapping[str, Any] | None = None,
+        callback: Callback | None = None,
+        error_callback: Callback | None = None,
+    ) -> Ticket:
+        """Start a call and return a ticket for it.
+
+        Parameters
+        ----------
+        func
+            Any function; for `execute` with one `Batch`, the callback is given the `Report`.
+        args, kwds
+            Its arguments. They are pickled at once, in the caller's thread.
+        callback, error_callback
+            Exactly one of them is called, once, with the value or the exception. If the
+            arguments cannot be pickled that is here, else in the pool's thread.
+
+        Raises
+        ------
+        PoolError
+            If the pool is closed, or belongs to the process that this one was forked from.
+        """
+        self._check_owner()
+        # What is captured by functions may have changed while nothing ran.
+        if self._board.is_idle:
+            self._packer.renew()
+        # Processes start while we pickle.
+        self._board.start()
+        batch = args[0] if func is execute else one_call(func, tuple(args), kwds)
+        ticket = Ticket(
+            callback=callback,
+            error_callback=error_callback,
+            calls=len(batch.calls),
+            timeout=batch.timeout,
+            wants_report=func is execute,
+        )
+        error = self._pack(ticket, batch)
+        if error is None:
+            self._board.post(ticket)
+        else:
+            ticket.has_ended = True
+            ticket.tell(error)
+        return ticket
+
+    def renew_functions(self) -> None:
+        """Pickle functions anew from here on, as what they capture may have changed.
+
+        This happens by itself when a call comes while the pool has nothing to do.
+        """
+        self._packer.renew()
+
+    def cancel(self, ticket: Ticket) -> None:
+        """End a call with `Cancelled`; if it runs, its worker is killed."""
+        self.cancel_many((ticket,))
+
+    def cancel_many(self, tickets: Iterable[Ticket]) -> None:
+        """End many calls at once."""
+        self._check_owner()
+        if not self.closed:
+            self._board.post(Cancel(tuple(tickets)))
+
+    def close(self) -> None:
+        """End all calls that have not ended with `Cancelled`, and all processes."""
+        self._finalizer()
+
+    def pids(self) -> list[int]:
+        """Return the process ids of the workers that live."""
+        self._check_owner()
+        return self._board.pids()
+
+    def _pack(self, ticket: Ticket, batch: Batch) -> BaseException | None:
+        try:
+            ticket.parcel = self._packer.pack(batch)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
+            refusal = not_picklable(batch, error)
+            refusal.__cause__ = error
+            return refusal
+        return None
+
+    def _check_owner(self) -> None:
+        if os.getpid() != self._board.owner:
+            raise PoolError(
+                "this process pool belongs to the process that this one was forked from; "
+                "make one here"
+            )
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{len(self._board.pids())} alive"
+        return f"<ProcessPool of {self.width} workers, {state}>"
+
+
+def _pack_initializer(
+    initializer: Callable[..., object] | None, args: tuple[Any, ...]
+) -> bytes | None:
+    if initializer is None:
+        return None
+    try:
+        return dump((initializer, args))
+    except Exception as error:
+        raise PoolError(
+            f"the initializer, or its arguments, cannot be pickled: {error}", error=error
+        ) from error

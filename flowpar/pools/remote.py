@@ -1,0 +1,179 @@
+"""The parent's end of one worker: its socket, what it was sent, and what it shares."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from typing import Final, NamedTuple
+
+from flowpar.pools import channel
+from flowpar.pools.channel import Frame, FrameReader, FrameWriter
+from flowpar.pools.parcel import MOST_FUNCTION_BYTES, MOST_FUNCTIONS
+from flowpar.pools.slate import Claims, Slate
+from flowpar.pools.ticket import Ticket
+
+MOST_SENT: Final = 2
+"""Batches at a worker: one runs, one waits."""
+
+
+class Files(NamedTuple):
+    """Descriptors of the worker's end, to be given to it and then closed here."""
+
+    channel: int
+    slate: int
+    claims: int
+    context: int
+
+    def close(self) -> None:
+        """Close all."""
+        for number in self:
+            os.close(number)
+
+
+class RemoteWorker:
+    """One worker, as the transport thread sees it; no other thread touches it.
+
+    Attributes
+    ----------
+    number
+        Names it within its crew; never used twice.
+    pid
+        Its process id, once known.
+    is_ready
+        Whether it has said that it is set up.
+    is_slow
+        Whether a batch was taken back from it; until it ends one, nothing more waits there.
+    sent
+        Batches that it has and whose reports have not come, by number of the sending, oldest
+        first.
+    deadline
+        When it will be killed, by `time.monotonic`.
+    lost_at
+        When its socket closed, by `time.monotonic`; None while it lives.
+    reason
+        Why we kill it, if we do.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.pid = 0
+        self.is_ready = False
+        self.is_slow = False
+        self.sent: dict[int, Ticket] = {}
+        self.deadline: float | None = None
+        self.lost_at: float | None = None
+        self.reason: str | None = None
+        self._functions: dict[int, int] = {}  # size in bytes, by key
+        with contextlib.ExitStack() as undo:  # where the system refuses one of them
+            self.sock, self._theirs = socket.socketpair()
+            undo.callback(self.sock.close)
+            undo.callback(self._theirs.close)
+            self._claims = Claims.create()
+            undo.callback(self._claims.close)
+            self._slate_file = Slate.create()
+            undo.callback(self._close_slate_file)
+            self.slate = Slate(self._slate_file)
+            undo.pop_all()
+        self.sock.setblocking(False)  # noqa: FBT003 - no keyword there
+        self._reader = FrameReader(self.sock)
+        self._writer = FrameWriter(self.sock)
+
+    def take_files(self, context: int) -> Files:
+        """Return the worker's end; to be called once."""
+        slate, self._slate_file = self._slate_file, -1
+        return Files(self._theirs.detach(), slate, self._claims.duplicate(), context)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be sent anything."""
+        return self.lost_at is None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it lives and has nothing to do."""
+        return self.lost_at is None and not self.sent
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more batch may wait behind the one that runs."""
+        return (
+            self.is_alive
+            and self.is_ready
+            and not self.is_slow
+            and self.deadline is None
+            and len(self.sent) < MOST_SENT
+        )
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether the socket must still take something."""
+        return not self._writer.is_empty
+
+    def send(self, number: int, ticket: Ticket) -> None:
+        """Queue a batch, with those of its functions that the worker has not seen."""
+        parcel = ticket.parcel
+        assert parcel is not None  # noqa: S101 - it has not ended
+        if len(self._functions) > MOST_FUNCTIONS or (
+            sum(self._functions.values()) > MOST_FUNCTION_BYTES
+        ):
+            self._writer.put(channel.FORGET, 0)
+            self._functions.clear()
+        for function in parcel.functions:
+            if function.key not in self._functions:
+                self._functions[function.key] = len(function.data)
+                self._writer.put(channel.FUNCTION, function.key, function.data)
+        self._claims.offer(number)
+        self._writer.put(channel.BATCH, number, parcel.body)
+        self.sent[number] = ticket
+
+    def flush(self) -> int:
+        """Write what the socket takes, and return how much that was.
+
+        Raises
+        ------
+        OSError
+            If the worker has gone.
+        """
+        return self._writer.flush()
+
+    def read(self) -> list[Frame] | None:
+        """Read once, and return the frames that are complete; None if there was nothing.
+
+        Raises
+        ------
+        EOFError, OSError
+            If the worker has gone.
+        FrameError
+            If what it sent is not ours.
+        """
+        try:
+            self._reader.fill()
+        except BlockingIOError:
+            return None
+        return list(iter(self._reader.take, None))
+
+    def recall(self) -> list[Ticket]:
+        """Take back all batches that the worker has not begun; oldest first."""
+        return list(iter(self.recall_one, None))
+
+    def recall_one(self) -> Ticket | None:
+        """Take back the oldest batch that the worker has not begun."""
+        while (number := self._claims.take()) is not None:
+            ticket = self.sent.pop(number, None)
+            if ticket is not None:
+                return ticket
+        return None
+
+    def close(self) -> None:
+        """Close everything; may be called twice."""
+        self.sock.close()
+        self._theirs.close()
+        self._claims.close()
+        self.slate.close()
+        self._close_slate_file()
+
+    def _close_slate_file(self) -> None:
+        if self._slate_file >= 0:
+            os.close(self._slate_file)
+            self._slate_file = -1

@@ -1,0 +1,131 @@
+"""What a worker and its parent share besides their socket, so that a crash is charged exactly.
+
+The `Slate` is memory in which the worker writes, before each call, which one it is, and where the
+interpreter writes its last words. `Claims` decide which of the two may have a batch that was sent
+but perhaps not begun.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import tempfile
+from typing import Final
+
+NOWHERE: Final = -1
+"""The position of a worker that is not in a call."""
+
+_TEXT_OFFSET: Final = mmap.PAGESIZE
+_SIZE_BYTES: Final = 8 * mmap.PAGESIZE
+_TOKEN: Final = struct.Struct("=Q")
+
+
+def memory_file(data: bytes = b"") -> int:
+    """Return the descriptor of a new file without a name that holds the data."""
+    if hasattr(os, "memfd_create"):
+        number = os.memfd_create("flowpar", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            number = os.dup(file.fileno())
+    try:
+        with open(number, "wb", closefd=False) as file:
+            file.write(data)
+    except BaseException:
+        os.close(number)
+        raise
+    return number
+
+
+class Slate:
+    """A few pages of memory that outlive the worker which writes on them.
+
+    Parameters
+    ----------
+    number
+        Descriptor of the file; it may be closed afterwards.
+
+    Attributes
+    ----------
+    mark
+        Item 0: position in its batch of the call being made, or `NOWHERE`. Item 1: number of the
+        sending of that batch.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._map = mmap.mmap(number, _SIZE_BYTES)
+        self.mark = memoryview(self._map).cast("q")
+
+    @staticmethod
+    def create() -> int:
+        """Return the descriptor of a file for a new slate."""
+        number = memory_file()
+        os.truncate(number, _SIZE_BYTES)
+        with Slate(number) as slate:
+            slate.mark[0] = NOWHERE
+        return number
+
+    def last_words(self) -> str:
+        """Return what was written when the worker crashed, if anything was."""
+        return self._map[_TEXT_OFFSET:].rstrip(b"\0").decode("utf-8", "replace").strip()
+
+    @staticmethod
+    def open_for_words(number: int) -> int:
+        """Move the descriptor to where last words belong, and return it."""
+        os.lseek(number, _TEXT_OFFSET, os.SEEK_SET)
+        return number
+
+    def close(self) -> None:
+        """Let go of the memory; may be called twice."""
+        self.mark.release()
+        self._map.close()
+
+    def __enter__(self) -> Slate:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Claims:
+    """A pipe with one token for each batch that was sent to a worker and not begun.
+
+    Who takes a token has the batch: the worker, to run it, or the parent, to give it to another.
+    The system sees to it that no token is taken twice. Tokens come out in the order of sending.
+    """
+
+    def __init__(self, read: int, write: int | None = None) -> None:
+        self._read = read
+        self._write = write
+
+    @classmethod
+    def create(cls) -> Claims:
+        """Return the parent's side."""
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        os.set_blocking(write, False)
+        return cls(read, write)
+
+    def duplicate(self) -> int:
+        """Return a descriptor for the worker's side."""
+        return os.dup(self._read)
+
+    def offer(self, number: int) -> None:
+        """Add the token of a sending."""
+        if self._write is not None:
+            os.write(self._write, _TOKEN.pack(number))
+
+    def take(self) -> int | None:
+        """Take the oldest token, if there is any."""
+        try:
+            data = os.read(self._read, _TOKEN.size)
+        except BlockingIOError:
+            return None
+        return _TOKEN.unpack(data)[0] if len(data) == _TOKEN.size else None
+
+    def close(self) -> None:
+        """Close the descriptors; may be called twice."""
+        for number in (self._read, self._write):
+            if number is not None and number >= 0:
+                os.close(number)
+        self._read, self._write = -1, None

@@ -1,0 +1,154 @@
+"""Threads that take calls from one queue.
+
+A thread cannot be stopped. A call that is cancelled, or whose time is over, is reported as such
+and goes on in its thread; another thread takes that one's place, and it ends with the call.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flowpar.errors import Cancelled, PoolError
+from flowpar.pools.base import Callback, Watchdog
+from flowpar.pools.resources import cpu_count
+from flowpar.pools.transport import Batch
+from flowpar.pools.worker import timed_out
+
+
+class Ticket:
+    """One call: who is to be told, and whether they were."""
+
+    __slots__ = ("_callback", "_error_callback", "_lock", "begun", "run")
+
+    def __init__(
+        self,
+        run: Callable[[], Any],
+        callback: Callback | None,
+        error_callback: Callback | None,
+    ) -> None:
+        self.run = run
+        self.begun = False
+        self._callback = callback
+        self._error_callback = error_callback
+        self._lock = threading.Lock()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether somebody has been told how it ended."""
+        return self._lock.locked()
+
+    def succeed(self, result: Any) -> bool:
+        """Tell the result, unless something was told before; return whether it was told."""
+        return self._tell(self._callback, result)
+
+    def fail(self, error: BaseException) -> bool:
+        """Tell the error, unless something was told before; return whether it was told."""
+        return self._tell(self._error_callback, error)
+
+    def _tell(self, callback: Callback | None, what: Any) -> bool:
+        if not self._lock.acquire(blocking=False):
+            return False
+        if callback is not None:
+            callback(what)
+        return True
+
+
+class ThreadPool:
+    """A number of daemon threads.
+
+    Parameters
+    ----------
+    workers
+        How many; None: as many as CPUs may be used.
+    """
+
+    name = "threads"
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.width = workers or cpu_count()
+        # One more for each thread, so that none waits for the scheduler between two batches.
+        self.slots = 2 * self.width
+        self.closed = False
+        self._pid = os.getpid()
+        self._queue: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._free = 0
+        self._threads = 0
+        self._numbers = itertools.count(1)
+        self._watchdog = Watchdog()
+
+    def apply_async(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...] = (),
+        kwds: Mapping[str, Any] | None = None,
+        callback: Callback | None = None,
+        error_callback: Callback | None = None,
+    ) -> Ticket:
+        """Queue the call and return its ticket."""
+        if self.closed or os.getpid() != self._pid:
+            raise PoolError("this thread pool is closed, or belongs to another process")
+        timeout = args[0].timeout if args and type(args[0]) is Batch else None
+        ticket = Ticket(lambda: func(*args, **(kwds or {})), callback, error_callback)
+        if timeout is not None:
+            run = ticket.run
+            ticket.run = lambda: self._run_timed(ticket, run, timeout)
+        self._queue.put(ticket)
+        with self._lock:
+            needed = self._threads < self.width and self._queue.qsize() > self._free
+            if needed:
+                self._threads += 1
+        if needed:
+            self._start_thread()
+        return ticket
+
+    def cancel(self, ticket: object) -> None:
+        """Forget a call; if it has begun, another thread takes the place of its own."""
+        if isinstance(ticket, Ticket) and ticket.fail(Cancelled("the run ended")) and ticket.begun:
+            self._start_thread()
+
+    def close(self) -> None:
+        """Let every thread end after the call that it is in."""
+        self.closed = True
+        self._watchdog.close()
+        for _ in range(self._threads):
+            self._queue.put(None)
+
+    def _start_thread(self) -> None:
+        name = f"thread {next(self._numbers)}"
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def _run_timed(self, ticket: Ticket, run: Callable[[], Any], timeout: float) -> Any:
+        def expire() -> None:
+            error = timed_out(timeout, "it goes on in its thread, which cannot be stopped")
+            if ticket.fail(error):
+                self._start_thread()
+
+        self._watchdog.call_later(timeout, expire)
+        return run()
+
+    def _work(self) -> None:
+        while True:
+            self._free += 1
+            ticket = self._queue.get()
+            self._free -= 1
+            if ticket is None:
+                return
+            if ticket.is_settled:
+                continue
+            ticket.begun = True
+            if not self._run(ticket):
+                return  # another thread has this one's place
+
+    @staticmethod
+    def _run(ticket: Ticket) -> bool:
+        try:
+            result = ticket.run()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, this thread serves others
+            return ticket.fail(error)
+        return ticket.succeed(result)

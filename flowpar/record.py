@@ -1,0 +1,246 @@
+"""What a run leaves behind: its values, and a record of every task."""
+
+from __future__ import annotations
+
+import collections
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+from flowpar.errors import FlowparError, RunFailed
+from flowpar.events import Counts, TaskRecord
+from flowpar.graph import Graph
+from flowpar.plan import Plan, Status
+from flowpar.pools.transport import Packed, Report
+
+CLOCK_OFFSET = time.time() - time.perf_counter()
+"""Turns the clock that the workers read into seconds since the epoch."""
+
+
+class Ledger:
+    """When, where and how long each task ran, in columns: 40 bytes a task.
+
+    Attributes
+    ----------
+    start, end, cpu
+        Seconds on the workers' clock, by index; zero for what did not run.
+    place
+        By index: a number in `places`; zero for what did not run.
+    """
+
+    def __init__(self) -> None:
+        self.start = array("d")
+        self.end = array("d")
+        self.cpu = array("d")
+        self.place = array("H")
+        self.size: dict[int, int] = {}
+        self.places: list[tuple[str, str]] = [("", "")]
+        self._numbers: dict[tuple[str, str], int] = {("", ""): 0}
+
+    def grow(self, size: int) -> None:
+        """Make room for the tasks that a graph has by now."""
+        more = size - len(self.start)
+        for column in (self.start, self.end, self.cpu):
+            column.frombytes(bytes(8 * more))
+        self.place.frombytes(bytes(2 * more))
+
+    def write(self, batch: Sequence[int], report: Report, pool: str) -> None:
+        """Record how the calls of a batch went."""
+        if report.unstarted:
+            aside = set(report.unstarted)
+            batch = [index for index in batch if index not in aside]
+        place = self._place(pool, report.worker)
+        start, end, cpu, places = self.start, self.end, self.cpu, self.place
+        last = report.start
+        for index, ended, cpu_seconds in zip(
+            batch, report.ends, report.cpu_seconds, strict=False
+        ):
+            start[index] = last
+            end[index] = last = ended
+            cpu[index] = cpu_seconds
+            places[index] = place
+        for index, value in report.values.items():
+            if type(value) is Packed:
+                self.size[index] = len(value.data)
+
+    def write_lost(self, index: int, pool: str, worker: str, start: float, end: float) -> None:
+        """Record an attempt that never reported: its worker died, or its time was over."""
+        self.start[index], self.end[index], self.cpu[index] = start, end, 0.0
+        self.place[index] = self._place(pool, worker)
+
+    def _place(self, pool: str, worker: str) -> int:
+        place = (pool, worker)
+        number = self._numbers.get(place)
+        if number is None:
+            number = self._numbers[place] = min(len(self.places), 2**16 - 1)
+            self.places.append(place)
+        return number
+
+
+class Records(Sequence[TaskRecord]):
+    """The records of all tasks of a run, each made when it is asked for."""
+
+    def __init__(self, graph: Graph, plan: Plan, ledger: Ledger) -> None:
+        self._graph = graph
+        self._plan = plan
+        self._ledger = ledger
+
+    def __len__(self) -> int:
+        return len(self._plan.status)
+
+    @overload
+    def __getitem__(self, index: int) -> TaskRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TaskRecord]: ...
+    def __getitem__(self, index: int | slice) -> TaskRecord | list[TaskRecord]:
+        if isinstance(index, slice):
+            return [self.record(i) for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there are {len(self)} tasks, and no number {index}")
+        return self.record(index % len(self))
+
+    def __iter__(self) -> Iterator[TaskRecord]:
+        return (self.record(index) for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} task records>"
+
+    def record(self, index: int) -> TaskRecord:
+        """Return the record of the task with this index."""
+        ledger, plan, task = self._ledger, self._plan, self._graph.tasks[index]
+        pool, worker = ledger.places[ledger.place[index]]
+        ran = bool(ledger.place[index])
+        start, end = ledger.start[index], ledger.end[index]
+        seconds = end - start if ran else None
+        error = plan.errors.get(index)
+        reason = plan.reasons.get(index)
+        if error is not None:
+            reason = f"{type(error).__name__}: {error}"[:200]
+        return TaskRecord(
+            key=self._graph.key(index),
+            function=task._function.name,
+            status=Status(plan.status[index]).name.lower(),
+            reason=reason,
+            pool=pool or None,
+            worker=worker or None,
+            start=start + CLOCK_OFFSET if ran else None,
+            end=end + CLOCK_OFFSET if ran else None,
+            seconds=seconds,
+            cpu_seconds=(ledger.cpu[index] or seconds) if ran else None,
+            bytes=ledger.size.get(index),
+            attempts=plan.attempts[index],
+            site=str(task._site) if task._site else None,
+        )
+
+
+class Run:
+    """One run of a graph: what came of it, and what happened.
+
+    Attributes
+    ----------
+    tasks
+        A `TaskRecord` of every task, each after those that it depends on.
+    errors
+        The exceptions of the tasks that failed for good, in the order of `tasks`.
+    seconds
+        How long the run took.
+    status
+        "done", "failed" or "interrupted"; "running" before its end.
+    """
+
+    def __init__(self, graph: Graph, plan: Plan, ledger: Ledger) -> None:
+        self.graph = graph
+        self.tasks = Records(graph, plan, ledger)
+        self.seconds = 0.0
+        self.status = "running"
+        self.error: BaseException | None = None
+        self._plan = plan
+
+    def __repr__(self) -> str:
+        counts = self._plan.counts()
+        return f"<Run {self.status}: {counts.done} of {counts.total} tasks in {self.seconds:.3g} s>"
+
+    @property
+    def counts(self) -> Counts:
+        """How many tasks ended how."""
+        return self._plan.counts()
+
+    @property
+    def errors(self) -> list[BaseException]:
+        """The exceptions of the tasks that failed, in the order of the graph."""
+        return [self._plan.errors[index] for index in sorted(self._plan.errors)]
+
+    @property
+    def value(self) -> Any:
+        """The value of the target; of several, the tuple of all."""
+        values = self.values
+        return values[0] if len(values) == 1 else values
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The values of the targets, in the order given.
+
+        Raises
+        ------
+        FlowparError
+            If a target has none, because the run failed or was interrupted; `finished` holds
+            what there is.
+        """
+        if self.status != "done" and self.error is not None:
+            raise FlowparError(
+                f"the run is {self.status}: .finished holds the values that there are, .errors why"
+            ) from self.error
+        return tuple(self._load(index) for index in self.graph.targets)
+
+    @property
+    def finished(self) -> dict[str, Any]:
+        """By key: the value of each target that finished, and others that are still held."""
+        return {self.graph.key(i): self._load(i) for i in sorted(self._plan.values)}
+
+    def _load(self, index: int) -> Any:
+        value = self._plan.values[index]
+        if type(value) is Packed:
+            value = self._plan.values[index] = value.load()
+        return value
+
+    def summary(self) -> str:
+        """Return a table for people: what ran where, how often and how long.
+
+        Returns
+        -------
+        str
+            A line for the run, and one for each function and pool: calls, failures, attempts
+            beyond the first, total and mean seconds.
+        """
+        counts = self.counts
+        lines = [
+            f"{self.status}: {counts.done} of {counts.total} tasks in {self.seconds:.2f} s"
+            + (f", {counts.failed} failed" if counts.failed else "")
+            + (f", {counts.skipped} skipped" if counts.skipped else ""),
+        ]
+        rows: dict[tuple[str, str], list[TaskRecord]] = collections.defaultdict(list)
+        for record in self.tasks:
+            if record.attempts:
+                rows[record.function, record.pool or "-"].append(record)
+        if rows:
+            lines.append(
+                f"{'function':<24} {'pool':<12} {'calls':>7} {'failed':>7} {'retries':>7} "
+                f"{'total s':>9} {'mean s':>10} {'workers':>7}"
+            )
+        for (function, pool), records in rows.items():
+            total = sum(record.seconds or 0.0 for record in records)
+            failed = sum(record.status == "failed" for record in records)
+            retries = sum(record.attempts - 1 for record in records)
+            workers = len({record.worker for record in records})
+            lines.append(
+                f"{function[:24]:<24} {pool:<12} {len(records):>7} {failed:>7} {retries:>7} "
+                f"{total:>9.3f} {total / len(records):>10.6f} {workers:>7}"
+            )
+        return "\n".join(lines)
+
+
+def failure_of(errors: list[BaseException], total: int) -> RunFailed:
+    """Return the group of the exceptions of a run that went on after failures."""
+    ordinary = [error for error in errors if isinstance(error, Exception)]
+    return RunFailed(f"{len(errors)} of {total} tasks failed", ordinary)

@@ -1,0 +1,563 @@
+"""The loop: takes batches from the plan, hands them to pools, hears how they ended.
+
+One thread, the caller's, owns all state. Pools call back from threads of their own, but a callback
+only puts what it got on a queue::
+
+    Plan.take ──> Batch ──> pool.apply_async(execute, (batch,)) ──> worker
+      ^                                                               │
+    Plan.finish <── queue <── callback(report), error_callback(error) ┘
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import random
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from flowpar.arguments import search
+from flowpar.errors import (
+    Cancelled,
+    CycleError,
+    FlowparWarning,
+    InternalError,
+    NotPicklable,
+    TaskError,
+    TaskTimeout,
+    WorkerDied,
+    add_note,
+)
+from flowpar.events import Observers, Progressed, RunEnded, RunStarted, TaskEnded, TaskStarted
+from flowpar.graph import Graph
+from flowpar.options import Options
+from flowpar.placement import TINY, TINY_AFTER, Placement
+from flowpar.plan import FunctionState, Plan, Status
+from flowpar.pools import shared, worker
+from flowpar.pools.base import Pool
+from flowpar.pools.serial import SerialPool
+from flowpar.pools.transport import Batch, Packed, Report
+from flowpar.pools.worker import execute
+from flowpar.record import CLOCK_OFFSET, Ledger, Run, failure_of
+from flowpar.task import Function, Task
+
+TICK: Final = 0.1
+"""Seconds between two looks at the progress."""
+
+
+def gathered(container: object) -> object:
+    """Return its argument: what a task does that is a container of delayed values."""
+    return container
+
+
+GATHER: Final = Function(gathered, is_cheap=True)
+"""The function of every such task."""
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """A pool as one run uses it."""
+
+    name: str
+    pool: Any
+    slots: int
+    jobs: dict[Job, object] = field(default_factory=dict)
+    """What runs there, with the pool's ticket for it."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One batch on its way; its methods are the callbacks of the pool."""
+
+    lane: Lane
+    indices: list[int]
+    batch: Batch
+    begun: float
+    outcomes: queue.SimpleQueue[tuple[Job, Report | BaseException]]
+
+    def succeed(self, report: Report) -> None:
+        """Put the report where the loop hears it."""
+        self.outcomes.put((self, report))
+
+    def fail(self, error: BaseException) -> None:
+        """Put the error where the loop hears it."""
+        self.outcomes.put((self, error))
+
+
+class Scheduler:
+    """Runs one graph once.
+
+    Parameters
+    ----------
+    graph
+        What to run.
+    options
+        How.
+    observers
+        Who hears of it, besides those in the options.
+    clock
+        Seconds, as `time.perf_counter`.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        options: Options,
+        *,
+        observers: Iterable[object] = (),
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._options = options
+        self._clock = clock
+        self._nested = worker.is_inside_task() or worker.IN_PROCESS
+        self._placement = Placement(self._scheduler_name())
+        self._graph = graph
+        self._ledger = Ledger()
+        self._ledger.grow(len(graph))
+        self._plan = Plan(graph, lane_of=self._placement.lane_of, limits=options.limits)
+        self._observers = Observers([*observers, *options.observers], _warn)
+        if self._observers.hear("on_task_end"):
+            self._plan.ended = []
+        self._watched = self._observers.hear("on_progress")
+        self._lanes: dict[str, Lane] = {}
+        self._outcomes: queue.SimpleQueue[tuple[Job, Report | BaseException]] = queue.SimpleQueue()
+        self._cancelled = threading.Event()
+        self.deliver: Callable[[Any], object] | None = None
+        """Given the value of each target as it is there; the run then lets go of it."""
+        self._begin = self._last_tick = clock()
+        self._final: BaseException | None = None
+        self.record = Run(graph, self._plan, self._ledger)
+
+    def _scheduler_name(self) -> str:
+        # A task that computes has a CPU already: what it computes runs there.
+        if self._nested:
+            return "sync"
+        scheduler = self._options.scheduler
+        return scheduler if isinstance(scheduler, str) else "given"
+
+    # ---------------------------------------------------------------------------- the loop
+
+    def run(self) -> Run:
+        """Run the graph to its end and return the record.
+
+        Raises
+        ------
+        BaseException
+            The first that a task raised, under ``on_error="raise"``; a `RunFailed` with all,
+            under "continue". Either way its ``run`` is the record.
+        """
+        self._tell_start()
+        status = "interrupted"
+        try:
+            self._loop()
+            status = "failed" if self._plan.errors else "done"
+        except KeyboardInterrupt as interrupt:
+            self._final = interrupt
+            raise
+        except BaseException as error:
+            status = "failed"
+            self._final = error
+            raise
+        finally:
+            self._end(status)
+        self._raise_failures()
+        return self.record
+
+    def cancel(self) -> None:
+        """End the run from another thread, as soon as can be."""
+        self._cancelled.set()
+        self._outcomes.put((None, None))  # type: ignore[arg-type]
+
+    def _loop(self) -> None:
+        plan = self._plan
+        if self.deliver is not None:
+            plan.finished_targets = [i for i in set(self._graph.targets) if i in plan.values]
+            self._deliver()
+        while plan.is_active:
+            plan.wake(self._clock())
+            self._fill()
+            if not plan.is_active:
+                break
+            if not plan.n_running and plan.next_retry() is None and not plan.lanes():
+                raise self._stuck()
+            self._hear()
+            if self._watched:
+                self._tick()
+            if plan.errors and self._options.on_error == "raise":
+                break
+
+    def _fill(self) -> None:
+        # Inline last: it keeps this thread busy, so the others should be at work by then.
+        for name in sorted(self._plan.lanes(), key="inline".__eq__):
+            lane = self._lanes.get(name) or self._open_lane(name)
+            while len(lane.jobs) < lane.slots:
+                share = self._plan.n_ready(name) // (2 * lane.slots)
+                indices = self._plan.take(name, max(1, share) if lane.slots > 1 else 1 << 30)
+                if not indices:
+                    break
+                self._send(lane, indices)
+                if name == "inline":
+                    return  # what it finished may be wanted elsewhere
+
+    def _hear(self) -> None:
+        """Wait for an outcome, then take in all that have come."""
+        outcomes = self._outcomes
+        try:
+            job, outcome = outcomes.get(timeout=self._patience())
+            while True:
+                if self._cancelled.is_set():
+                    raise Cancelled("the run was cancelled")
+                del job.lane.jobs[job]
+                self._take_in(job, outcome)
+                job, outcome = outcomes.get_nowait()
+        except queue.Empty:
+            return
+
+    def _patience(self) -> float | None:
+        if not self._outcomes.empty():
+            return 0.0
+        limits = []
+        retry = self._plan.next_retry()
+        if retry is not None:
+            limits.append(max(0.0, retry - self._clock()))
+        if self._watched:
+            limits.append(TICK)
+        if not self._plan.n_running and self._plan.lanes():
+            limits.append(0.0)
+        return min(limits, default=None)
+
+    def _stuck(self) -> BaseException:
+        keys = tuple(self._graph.key(index) for index in self._plan.waiting())[:20]
+        return CycleError(
+            "these tasks wait for one another, since one of them returned a delayed value that "
+            f"needs it: {', '.join(keys)}",
+            cycle=(*keys, *keys[:1]),
+        )
+
+    # ------------------------------------------------------------------------------ sending
+
+    def _open_lane(self, name: str) -> Lane:
+        pool = self._pool(name)
+        lane = self._lanes[name] = Lane(name, pool, getattr(pool, "slots", 1))
+        return lane
+
+    def _pool(self, name: str) -> Pool:
+        workers = self._options.workers
+        if name == "inline":
+            return SerialPool()
+        if name == "async":
+            return shared.coroutine_pool()
+        if name == "threads":
+            return shared.thread_pool(workers)
+        if name == "processes":
+            return shared.process_pool(workers, self._options.start_method)  # type: ignore[no-any-return]
+        return _adapted(self._options.scheduler)
+
+    def _send(self, lane: Lane, indices: list[int]) -> None:
+        batch = self._batch(lane, indices)
+        job = Job(lane, indices, batch, self._clock(), self._outcomes)
+        lane.jobs[job] = None
+        if self._observers.hear("on_task_start"):
+            self._tell_task_start(lane, indices)
+        try:
+            ticket = lane.pool.apply_async(
+                execute, (batch,), callback=job.succeed, error_callback=job.fail
+            )
+        except Exception as error:  # noqa: BLE001 - a pool of the user's may refuse in its own way
+            job.fail(error)
+            return
+        lane.jobs[job] = ticket
+
+    def _batch(self, lane: Lane, indices: list[int]) -> Batch:
+        graph, values, call = self._graph, self._plan.values, self._graph.call
+        calls = [call(index) for index in indices]
+        functions = {}
+        inputs: dict[int, object] = {}
+        inside = set(indices)
+        for index in indices:
+            function = graph.tasks[index]._function
+            functions[function.number] = function.call
+            for need in graph.dependencies[index]:
+                if need not in inside and need in values:
+                    inputs[need] = values[need]
+        first = graph.tasks[indices[0]]._function
+        if lane.name != "async":
+            self._await_coroutines(indices, functions)
+        if lane.name in {"inline", "threads", "async"}:
+            self._load(inputs)
+        batch = Batch(calls, functions, inputs, self._plan.wanted(indices))
+        if len(indices) == 1:
+            batch.timeout = first.policy.timeout
+        batch.stop_on_error = self._options.on_error == "raise"
+        if self._options.seed is not None:
+            batch.seeds = {index: self._seed(index) for index in indices}
+        return batch
+
+    def _await_coroutines(self, indices: list[int], functions: dict[int, Any]) -> None:
+        for index in indices:
+            function = self._graph.tasks[index]._function
+            if function.is_coroutine:
+                from flowpar.pools.coroutines import Awaited  # noqa: PLC0415 - brings asyncio
+
+                functions[function.number] = Awaited(function.call)
+
+    def _load(self, inputs: dict[int, object]) -> None:
+        """Load inputs that came as pickles, once for all who take them in this process."""
+        for index, value in inputs.items():
+            if type(value) is Packed:
+                try:
+                    inputs[index] = self._plan.values[index] = value.load()
+                except (Exception, SystemExit):  # noqa: BLE001, S112 - the worker will say so
+                    continue
+
+    def _seed(self, index: int) -> int:
+        text = f"{self._options.seed}:{self._graph.key(index)}"
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+    # ------------------------------------------------------------------------------ hearing
+
+    def _take_in(self, job: Job, outcome: Report | BaseException) -> None:
+        if isinstance(outcome, Report):
+            self._take_report(job, outcome)
+        else:
+            self._take_error(job, outcome)
+        if self._plan.ended:
+            self._tell_task_ends()
+        if self.deliver is not None:
+            self._deliver()
+
+    def _take_report(self, job: Job, report: Report) -> None:
+        plan = self._plan
+        self._ledger.write(job.indices, report, job.lane.pool.name)
+        for index, failure in report.failed.items():
+            self._explain(failure.error, index, job.lane, report.worker)
+        for index in plan.finish(job.indices, report, self._clock()):
+            self._expand(index, report.expanded[index])
+        if job.lane.name == "processes":
+            self._settle_near(job.indices)
+
+    def _take_error(self, job: Job, error: BaseException) -> None:
+        """Decide who of a batch is to blame for an error of its pool."""
+        indices = job.indices
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+        if isinstance(error, WorkerDied) and error.position is not None:
+            guilty = indices[error.position]
+            self._plan.put_back([i for i in indices if i != guilty], alone=True)
+        elif len(indices) > 1:
+            # One of them cannot be sent, or not be loaded: alone, each answers for itself.
+            self._plan.put_back(indices, alone=True)
+            return
+        else:
+            guilty = indices[0]
+        state = self._plan.state(guilty)
+        if isinstance(error, NotPicklable) and self._may_stay_here(state, error):
+            self._plan.change_lane(state.function, "threads")
+            self._plan.put_back([guilty], alone=True)
+            return
+        name = f"process {error.pid}" if isinstance(error, WorkerDied) else "?"
+        self._ledger.write_lost(guilty, job.lane.pool.name, name, job.begun, self._clock())
+        self._explain(error, guilty, job.lane, name)
+        self._plan.fail(guilty, error, self._clock())
+
+    def _may_stay_here(self, state: FunctionState, error: NotPicklable) -> bool:
+        """Return whether a task whose arguments cannot be sent may run in a thread instead."""
+        return (
+            state.lane == "processes"
+            and self._placement.is_free(state.function)
+            and not error.path.startswith("result")
+        )
+
+    def _settle_near(self, indices: list[int]) -> None:
+        """Make calls here that turned out to cost less than sending them."""
+        state = self._plan.state(indices[0])
+        if (
+            state.timed >= TINY_AFTER
+            and state.seconds < TINY * state.timed
+            and state.lane == "processes"
+            and self._placement.is_free(state.function)
+        ):
+            self._plan.change_lane(state.function, "inline")
+
+    def _expand(self, index: int, returned: object) -> None:
+        """Let the delayed value that a task returned be computed in its place."""
+        if isinstance(returned, Packed):
+            returned = returned.load()
+        source = returned if isinstance(returned, Task) else gather(returned)
+        where = self._graph.grow([source])[0]
+        self._ledger.grow(len(self._graph))
+        self._plan.expand(index, where)
+
+    # ------------------------------------------------------------------------------ telling
+
+    def _deliver(self) -> None:
+        for index in self._plan.take_targets():
+            value = self._plan.values[index]
+            if type(value) is Packed:
+                value = value.load()
+            for _ in range(self._graph.targets.count(index)):
+                self.deliver(value)
+            self._plan.drop_target(index)
+
+    def _explain(self, error: BaseException, index: int, lane: Lane, worker_name: str) -> None:
+        """Add what is known of the task to what it raised."""
+        task, attempt = self._graph.tasks[index], self._plan.attempts[index]
+        site = f", built at {task._site}" if task._site else ""
+        of = f" of {task._function.policy.retries + 1}" if task._function.policy.retries else ""
+        add_note(
+            error,
+            f"flowpar: task {self._graph.key(index)} = {describe(task)}, attempt {attempt}{of} in "
+            f"{lane.pool.name} ({worker_name}){site}",
+        )
+        if isinstance(error, TaskError) and "key" not in vars(error):
+            error.key = self._graph.key(index)  # type: ignore[attr-defined]
+
+    def _tell_start(self) -> None:
+        if self._observers.hear("on_run_start"):
+            event = RunStarted(counts=self._plan.counts(), time=self._begin + CLOCK_OFFSET)
+            self._observers.tell("on_run_start", event)
+
+    def _tell_task_start(self, lane: Lane, indices: list[int]) -> None:
+        now = self._clock() + CLOCK_OFFSET
+        for index in indices:
+            event = TaskStarted(
+                key=self._graph.key(index),
+                function=self._graph.function(index).name,
+                pool=lane.pool.name,
+                attempt=self._plan.attempts[index],
+                time=now,
+            )
+            self._observers.tell("on_task_start", event)
+
+    def _tell_task_ends(self) -> None:
+        ended, self._plan.ended = self._plan.ended or [], []
+        for each in ended:
+            record = self.record.tasks.record(each.index)
+            error = self._plan.errors.get(each.index)
+            self._observers.tell("on_task_end", TaskEnded(record=record, error=error))
+
+    def _tick(self, *, last: bool = False) -> None:
+        now = self._clock()
+        if last or now - self._last_tick >= TICK:
+            self._last_tick = now
+            event = Progressed(
+                counts=self._plan.counts(),
+                functions=self._counts_by_name,
+                seconds=now - self._begin,
+            )
+            self._observers.tell("on_progress", event)
+
+    def _counts_by_name(self) -> dict[str, Any]:
+        return {
+            state.function.name: state.counts()
+            for state in self._plan.functions.values()
+            if state.total
+        }
+
+    # ------------------------------------------------------------------------------- ending
+
+    def _end(self, status: str) -> None:
+        """Stop what still runs, and close the record."""
+        for lane in self._lanes.values():
+            tickets = [ticket for ticket in lane.jobs.values() if ticket is not None]
+            _cancel(lane.pool, tickets)
+            if lane.pool is not None and lane.name == "given":
+                lane.pool.close()
+        run = self.record
+        run.seconds = self._clock() - self._begin
+        run.status = status
+        run.error = self._final
+        if self._final is not None:
+            attach_run(self._final, run)
+        if self._watched:
+            self._tick(last=True)
+        if self._observers.hear("on_run_end"):
+            event = RunEnded(counts=self._plan.counts(), seconds=run.seconds, status=status)
+            self._observers.tell("on_run_end", event)
+
+    def _raise_failures(self) -> None:
+        errors = self.record.errors
+        if not errors:
+            return
+        if self._options.on_error == "raise":
+            error = next(iter(self._plan.errors.values()))
+        else:
+            error = failure_of(errors, self.record.counts.total)
+        self.record.error = error
+        attach_run(error, self.record)
+        raise error
+
+
+def gather(container: object) -> Task:
+    """Return a task whose value is a container with its delayed values computed."""
+    task = Task()
+    task._function = GATHER
+    task._args = (search(container, "the returned value"),)
+    task._kwargs = None
+    task._site = None
+    return task
+
+
+def attach_run(error: BaseException, run: Run) -> None:
+    """Let an exception lead to the record of the run that it ended."""
+    try:
+        error.run = run  # type: ignore[attr-defined]
+    except AttributeError:  # a class with slots: then the record is lost, the error is not
+        return
+
+
+def describe(task: Task) -> str:
+    """Return a call as it was written, its arguments shortened.
+
+    Examples
+    --------
+    >>> from flowpar import delayed
+    >>> describe(delayed(pow)(2, exp=10))
+    'pow(2, exp=10)'
+    """
+    parts = [_short(argument) for argument in task._args]
+    parts += [f"{name}={_short(value)}" for name, value in (task._kwargs or {}).items()]
+    text = ", ".join(parts[:8]) + (", …" if len(parts) > 8 else "")  # noqa: PLR2004 - a screen line
+    return f"{task._function.name}({text})"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Task):
+        return f"<{value._function.name}>"
+    kind = type(value).__name__
+    try:
+        size = len(value)  # type: ignore[arg-type]
+    except Exception:  # noqa: BLE001 - most values have no length, some raise
+        size = 0
+    if size > 1000:  # noqa: PLR2004 - its repr may take seconds
+        return f"<{kind} of {size}>"
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - a __repr__ of the user's
+        return f"<{kind}>"
+    return text if len(text) <= 60 else text[:57] + "…"  # noqa: PLR2004 - a third of a line
+
+
+def _cancel(pool: Any, tickets: list[object]) -> None:
+    if tickets and hasattr(pool, "cancel_many"):
+        pool.cancel_many(tickets)
+        return
+    for ticket in tickets:
+        pool.cancel(ticket)
+
+
+def _adapted(pool: Any) -> Any:
+    if all(hasattr(pool, name) for name in ("slots", "cancel", "apply_async", "name")):
+        return pool
+    from flowpar.pools.foreign import ForeignPool  # noqa: PLC0415 - few runs have one
+
+    return ForeignPool(pool)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, FlowparWarning, stacklevel=2)

@@ -1,0 +1,294 @@
+"""Bars on a terminal, or a line now and then in a log: how far a run is."""
+
+from __future__ import annotations
+
+import functools
+import io
+import sys
+import threading
+from typing import Any, Final, Protocol, TextIO
+
+from flowpar.events import Counts, Progressed, RunEnded, RunStarted
+
+PATIENCE: Final = 1.0
+"""A run that nobody asked to see is shown once it has lasted so many seconds."""
+LINE_INTERVAL: Final = 10.0
+"""Seconds between two lines where there is no terminal."""
+MOST_FUNCTIONS: Final = 5
+"""How many active functions have a bar of their own."""
+LONGEST_NAME: Final = 32
+
+
+class Progress:
+    """Shows a run while it goes on; an observer.
+
+    On a terminal there is one bar for the run and, under it, one for each function that is active
+    (the first five in the order of the graph). They go away at the end, and one line stays.
+    Elsewhere one plain line is written every ten seconds, and one at the end.
+
+    Parameters
+    ----------
+    stream
+        Where to write; standard error if None.
+    patience
+        Seconds that a run must last before anything of it is shown.
+
+    Notes
+    -----
+    Time is read from the events: where none comes for a while, what is shown stands still. All
+    methods are called from the thread of the run. tqdm is loaded when the first bar is shown.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, patience: float = 0.0) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._patience = patience
+        self._view: _View | None = None
+
+    @classmethod
+    def wanted(cls, option: bool | None, stream: TextIO | None = None) -> Progress | None:  # noqa: FBT001 - the option as the user gave it
+        """Return the observer that the option `progress` asks for, or None.
+
+        Parameters
+        ----------
+        option
+            True: show at once; False: never; None: on a terminal only, once the run has lasted
+            longer than a second.
+        stream
+            Where to write; standard error if None.
+
+        Examples
+        --------
+        >>> Progress.wanted(False) is None
+        True
+        """
+        stream = sys.stderr if stream is None else stream
+        # Standard error is None in programs without a console.
+        if option is False or stream is None or (option is None and not _is_terminal(stream)):
+            return None
+        return cls(stream, patience=0.0 if option else PATIENCE)
+
+    def on_run_start(self, event: RunStarted) -> None:
+        """Forget the run before, and show the new one if it need not prove itself."""
+        self._close()
+        if self._patience == 0:
+            self._show(Progressed(counts=event.counts, functions=dict, seconds=0.0))
+
+    def on_progress(self, event: Progressed) -> None:
+        """Bring what is shown up to date, but not more often than it should be."""
+        # The last event of a long silent run would open the bars only to close them.
+        over = self._view is None and event.counts.finished == event.counts.total
+        if not over and event.seconds >= self._patience:
+            self._show(event)
+
+    def on_run_end(self, event: RunEnded) -> None:
+        """Take the bars away and leave one line."""
+        if self._view is None and (self._patience == 0 or event.seconds > self._patience):
+            self._view = self._new_view(event.counts)
+        if self._view is not None:
+            self._view.end(_last_line(event))
+        self._view = None
+
+    def _show(self, event: Progressed) -> None:
+        if self._view is None:
+            self._view = self._new_view(event.counts)
+        self._view.show(event)
+
+    def _new_view(self, counts: Counts) -> _View:
+        if _is_disabled():
+            return _Silence()
+        if _is_terminal(self._stream):
+            return _Bars(self._stream, counts.total)
+        return _Lines(self._stream)
+
+    def _close(self) -> None:
+        if self._view is not None:
+            self._view.end(None)
+        self._view = None
+
+
+class _View(Protocol):
+    """One way to show one run."""
+
+    def show(self, event: Progressed) -> None: ...
+
+    def end(self, line: str | None) -> None: ...
+
+
+class _Silence:
+    """Nothing, for who has set TQDM_DISABLE."""
+
+    def show(self, event: Progressed) -> None:
+        """Show nothing."""
+
+    def end(self, line: str | None) -> None:
+        """Leave nothing."""
+
+
+class _Lines:
+    """A line every ten seconds, for logs."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._next = LINE_INTERVAL
+
+    def show(self, event: Progressed) -> None:
+        """Write a line if it is time: one, however long nothing was heard."""
+        if event.seconds >= self._next:
+            self._next = event.seconds + LINE_INTERVAL
+            self._write(_line(event))
+
+    def end(self, line: str | None) -> None:
+        """Write the last line, if there is one."""
+        if line is not None:
+            self._write(line)
+
+    def _write(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+class _Bars:
+    """The bar of the run, and those of the functions under it."""
+
+    def __init__(self, stream: TextIO, total: int) -> None:
+        self._stream = stream
+        self._total = total
+        self._bars: list[Any] = []
+        self._shown_at = 0.0
+
+    def show(self, event: Progressed) -> None:
+        """Draw the bars again, if tqdm's interval has passed."""
+        if not self._bars:
+            self._bars.append(self._new_bar(total=self._total, unit="task"))
+        elif event.seconds - self._shown_at < self._bars[0].mininterval:
+            return
+        self._shown_at = event.seconds
+        self._show_run(event)
+        self._show_functions(event.functions())
+
+    def end(self, line: str | None) -> None:
+        """Take the bars away, the lowest first, and write the last line."""
+        while self._bars:
+            self._bars.pop().close()
+        if line is not None:
+            # Goes above any bars that the user's own program has on the screen.
+            _bar_class().write(line, file=self._stream)
+            self._stream.flush()
+
+    def _show_run(self, event: Progressed) -> None:
+        bar, counts = self._bars[0], event.counts
+        bar.n, bar.total = counts.finished, counts.total
+        # What took no time is no measure of how fast the rest will go.
+        bar.initial = counts.cached + counts.skipped
+        bar.elapsed = event.seconds
+        bar.set_postfix_str(_state(counts), refresh=False)
+        bar.refresh()
+
+    def _show_functions(self, functions: dict[str, Counts]) -> None:
+        active = [pair for pair in functions.items() if pair[1].running][:MOST_FUNCTIONS]
+        while len(self._bars) - 1 > len(active):
+            self._bars.pop().close()
+        while len(self._bars) - 1 < len(active):
+            self._bars.append(self._new_bar(total=0, bar_format=_FUNCTION_FORMAT))
+        width = max((len(_shown(name)) for name, _ in active), default=0)
+        for bar, (name, counts) in zip(self._bars[1:], active, strict=True):
+            bar.n, bar.total = counts.finished, counts.total
+            bar.set_description_str(f"  {_shown(name):<{width}}", refresh=False)
+            bar.set_postfix_str(f"running {counts.running}", refresh=False)
+            bar.refresh()
+
+    def _new_bar(self, **options: Any) -> Any:
+        # No `mininterval`, no `disable`: what is passed here wins over the user's TQDM_ variables.
+        return _bar_class()(
+            desc="flowpar",
+            file=self._stream,
+            leave=False,
+            dynamic_ncols=True,
+            smoothing=0,
+            **options,
+        )
+
+
+_FUNCTION_FORMAT: Final = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+
+
+@functools.cache
+def _bar_class() -> Any:
+    from tqdm import tqdm  # noqa: PLC0415 - slow to import, and most runs show nothing
+
+    class Bar(tqdm):  # type: ignore[misc,type-arg,unused-ignore]
+        """A bar that starts no thread and no process, and whose time is the run's."""
+
+        # The thread that watches over slow bars would make it unsafe to fork.
+        monitor_interval = 0
+        elapsed = 0.0
+
+        @property
+        def format_dict(self) -> dict[str, Any]:
+            return {**super().format_dict, "elapsed": self.elapsed}
+
+        def refresh(self, nolock: bool = False, lock_args: object = None) -> None:  # noqa: FBT001, FBT002 - tqdm's
+            # tqdm's own does not let go of the lock when Ctrl-C comes while it draws, and the next
+            # run, in another thread, would wait for it for ever.
+            del nolock, lock_args
+            if not self.disable:
+                with self.get_lock():
+                    self.display()
+
+    # The lock that tqdm would make is for several processes, and may start one to look after it.
+    Bar.set_lock(threading.RLock())
+    return Bar
+
+
+def _is_disabled() -> bool:
+    # tqdm reads its variables itself, when it is imported.
+    bar = _bar_class()(file=io.StringIO())
+    disabled = bool(bar.disable)
+    bar.close()
+    return disabled
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except (AttributeError, ValueError):  # no real file, or a closed one
+        return False
+
+
+def _shown(name: str) -> str:
+    """Return a function's name as it may be sent to a terminal: one line, no orders in it."""
+    safe = "".join(char if char.isprintable() else "?" for char in name)
+    return safe if len(safe) <= LONGEST_NAME else safe[: LONGEST_NAME - 1] + "…"
+
+
+def _state(counts: Counts) -> str:
+    skipped = f", skipped {counts.skipped}" if counts.skipped else ""
+    return f"cached {counts.cached}, failed {counts.failed}{skipped}, running {counts.running}"
+
+
+def _line(event: Progressed) -> str:
+    counts = event.counts
+    share = 100 * counts.finished // max(counts.total, 1)
+    return (
+        f"flowpar: {share} % {counts.finished}/{counts.total} ({_state(counts)}) "
+        f"{_duration(event.seconds)}"
+    )
+
+
+def _last_line(event: RunEnded) -> str:
+    counts = event.counts
+    skipped = f", skipped {counts.skipped}" if counts.skipped else ""
+    return (
+        f"flowpar: {event.status}, {counts.finished}/{counts.total} tasks in "
+        f"{_duration(event.seconds)} (cached {counts.cached}, failed {counts.failed}{skipped})"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 10:  # noqa: PLR2004 - where a tenth stops to matter
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
