@@ -188,6 +188,10 @@ class Graph:
         named = kwargs and {name: _with_refs(value, where) for name, value in kwargs.items()}
         return (index, function.number, MIXED, taken, named)
 
+    def with_refs(self, arguments: Iterable[object]) -> tuple[object, ...]:
+        """Return arguments with refs in place of the tasks, all of this graph."""
+        return tuple([_with_refs(argument, self._index) for argument in arguments])
+
     # ---------------------------------------------------------------------------- analysis
 
     def to_networkx(self, attributes: Mapping[int, Mapping[str, Any]] | None = None) -> Any:
@@ -237,18 +241,20 @@ def needed_by(task: Task) -> list[Task]:
 
 def values_needed_by(task: Task) -> list[Task]:
     """Return the tasks whose values a task takes."""
-    needs = []
-    for argument in task._args:
+    needs = values_needed(task._args)
+    if task._kwargs:
+        needs += values_needed(task._kwargs.values())
+    return needs
+
+
+def values_needed(arguments: Iterable[object]) -> list[Task]:
+    """Return the tasks among some arguments, in order."""
+    needs: list[Task] = []
+    for argument in arguments:
         if isinstance(argument, Task):
             needs.append(argument)
         elif type(argument) is Template:
             needs.extend(argument.tasks())
-    if task._kwargs:
-        for argument in task._kwargs.values():
-            if isinstance(argument, Task):
-                needs.append(argument)
-            elif type(argument) is Template:
-                needs.extend(argument.tasks())
     return needs
 
 

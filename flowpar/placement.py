@@ -53,7 +53,7 @@ class Placement:
 
 def _travels(function: Function) -> bool:
     try:
-        dumps(function.call)
+        dumps(function.as_sent())
     except Exception:  # noqa: BLE001 - pickling runs the user's code; whatever it raises means no
         return False
     return True

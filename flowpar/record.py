@@ -13,6 +13,7 @@ from flowpar.events import Counts, TaskRecord
 from flowpar.graph import Graph
 from flowpar.plan import Plan, Status
 from flowpar.pools.transport import Packed, Report
+from flowpar.pools.worker import fill
 
 CLOCK_OFFSET = time.time() - time.perf_counter()
 """Turns the clock that the workers read into seconds since the epoch."""
@@ -155,6 +156,8 @@ class Run:
         self.seconds = 0.0
         self.status = "running"
         self.error: BaseException | None = None
+        self.shapes: tuple[object, ...] | None = None
+        """What was asked for, with refs to the targets in it; None: the targets themselves."""
         self._plan = plan
 
     def __repr__(self) -> str:
@@ -191,7 +194,11 @@ class Run:
             raise FlowparError(
                 f"the run is {self.status}: .finished holds the values that there are, .errors why"
             ) from self.error
-        return tuple(self._load(index) for index in self.graph.targets)
+        if self.shapes is None:
+            return tuple(self._load(index) for index in self.graph.targets)
+        loaded = {index: self._load(index) for index in self.graph.targets}
+        filled, _ = fill(self.shapes, None, loaded)
+        return tuple(filled)
 
     @property
     def finished(self) -> dict[str, Any]:

@@ -6,13 +6,14 @@ import asyncio
 import contextvars
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from flowpar.errors import Cancelled, OptionError
-from flowpar.graph import Graph
+from flowpar.arguments import search
+from flowpar.errors import OptionError
+from flowpar.graph import Graph, values_needed
 from flowpar.options import Options, resolve
 from flowpar.pools import worker
 from flowpar.record import Run
@@ -84,8 +85,19 @@ def run(*targets: Any, **options: Any) -> Run:
     return _scheduler(targets, resolve(options)).run()
 
 
-def _scheduler(targets: Iterable[Any], options: Options) -> Scheduler:
-    graph = Graph([as_task(target) for target in targets])
+def _scheduler(targets: Sequence[Any], options: Options) -> Scheduler:
+    """Return what will run the targets; those within containers are targets of their own."""
+    shapes = tuple(
+        search(target, f"target {number}") if len(targets) > 1 else search(target, "the target")
+        for number, target in enumerate(targets)
+    )
+    graph = Graph(values_needed(shapes))
+    scheduler = _scheduler_of(graph, options)
+    scheduler.record.shapes = graph.with_refs(shapes)
+    return scheduler
+
+
+def _scheduler_of(graph: Graph, options: Options) -> Scheduler:
     nested = worker.is_inside_task() or worker.IN_PROCESS
     progress = None if nested else Progress.wanted(options.progress)
     return Scheduler(graph, options, observers=[progress] if progress else [])
@@ -216,9 +228,8 @@ def as_completed(targets: Iterable[Any], **options: Any) -> Iterator[Any]:
     >>> sorted(flowpar.as_completed(tasks, scheduler="threads"))
     [1, 2]
     """
-    targets = list(targets)
-    scheduler = _scheduler(targets, resolve(options))
-    return _stream(scheduler)
+    graph = Graph([as_task(target) for target in targets])
+    return _stream(_scheduler_of(graph, resolve(options)))
 
 
 def _stream(scheduler: Scheduler) -> Iterator[Any]:
@@ -288,8 +299,8 @@ def visualize(
     >>> "abs" in picture.svg
     True
     """
-    graph = Graph([as_task(target) for target in targets])
+    graph = Graph(values_needed([search(target, "the target") for target in targets]))
     return draw(graph.to_networkx(), filename, collapse=collapse)
 
 
-__all__ = ["Cancelled", "as_completed", "as_task", "compute", "run", "submit", "visualize"]
+__all__ = ["as_completed", "as_task", "compute", "run", "submit", "visualize"]

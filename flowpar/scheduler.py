@@ -41,7 +41,7 @@ from flowpar.plan import FunctionState, Plan, Status
 from flowpar.pools import shared, worker
 from flowpar.pools.base import Pool
 from flowpar.pools.serial import SerialPool
-from flowpar.pools.transport import Batch, Packed, Report
+from flowpar.pools.transport import Batch, Packed, Report, prepare_module
 from flowpar.pools.worker import execute
 from flowpar.record import CLOCK_OFFSET, Ledger, Run, failure_of
 from flowpar.task import Function, Task
@@ -66,6 +66,8 @@ class Lane:
     name: str
     pool: Any
     slots: int
+    is_local: bool
+    """Whether its workers are threads of this process."""
     jobs: dict[Job, object] = field(default_factory=dict)
     """What runs there, with the pool's ticket for it."""
 
@@ -243,7 +245,11 @@ class Scheduler:
 
     def _open_lane(self, name: str) -> Lane:
         pool = self._pool(name)
-        lane = self._lanes[name] = Lane(name, pool, getattr(pool, "slots", 1))
+        is_local = name in {"inline", "threads", "async"}
+        if not is_local:
+            for state in self._plan.functions.values():
+                prepare_module(getattr(state.function.call, "__module__", None) or "__main__")
+        lane = self._lanes[name] = Lane(name, pool, getattr(pool, "slots", 1), is_local)
         return lane
 
     def _pool(self, name: str) -> Pool:
@@ -281,14 +287,14 @@ class Scheduler:
         inside = set(indices)
         for index in indices:
             function = graph.tasks[index]._function
-            functions[function.number] = function.call
+            functions[function.number] = function.call if lane.is_local else function.as_sent()
             for need in graph.dependencies[index]:
                 if need not in inside and need in values:
                     inputs[need] = values[need]
         first = graph.tasks[indices[0]]._function
         if lane.name != "async":
             self._await_coroutines(indices, functions)
-        if lane.name in {"inline", "threads", "async"}:
+        if lane.is_local:
             self._load(inputs)
         batch = Batch(calls, functions, inputs, self._plan.wanted(indices))
         if len(indices) == 1:
@@ -301,10 +307,10 @@ class Scheduler:
     def _await_coroutines(self, indices: list[int], functions: dict[int, Any]) -> None:
         for index in indices:
             function = self._graph.tasks[index]._function
-            if function.is_coroutine:
+            if function.is_coroutine:  # in a pool that is no event loop
                 from flowpar.pools.coroutines import Awaited  # noqa: PLC0415 - brings asyncio
 
-                functions[function.number] = Awaited(function.call)
+                functions[function.number] = Awaited(functions[function.number])
 
     def _load(self, inputs: dict[int, object]) -> None:
         """Load inputs that came as pickles, once for all who take them in this process."""

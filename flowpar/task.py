@@ -6,9 +6,11 @@ the form in which a pool gets them.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import itertools
 import numbers
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
@@ -211,6 +213,7 @@ class Function:
     __slots__ = (
         "__weakref__",
         "_arity",
+        "_sent",
         "after",
         "call",
         "is_cheap",
@@ -233,6 +236,7 @@ class Function:
         self.after = after
         self.is_cheap = is_cheap
         self.number = next(_numbers)
+        self._sent: Callable[..., object] | None = None
         self.name = policy.name or name_of(call)
         self.is_coroutine = _gives_coroutine(call)
         self._arity: _Arity | None = None
@@ -246,10 +250,26 @@ class Function:
         if kwargs or not arity.least <= len(args) <= arity.most:
             arity.bind(self.name, args, kwargs)
 
+    def as_sent(self) -> Callable[..., Any]:
+        """Return what to send to another process: a name, if a decorator in a module hides it.
+
+        What ``__main__`` defines travels by value in any case, since no worker imports that. Not
+        asked before the function is needed: the decorator is at work when this object is made.
+        """
+        if self._sent is None:
+            call = self.call
+            in_module = getattr(call, "__module__", "__main__") != "__main__"
+            hidden = in_module and _is_hidden(call)
+            self._sent = Hidden(call.__module__, call.__qualname__) if hidden else call
+        return self._sent
+
     def __reduce__(self) -> str | tuple[object, ...]:
         if self is CONSTANT:
             return "CONSTANT"
-        return _function, (self.call, self.policy, self.after, self.is_cheap)
+        call = self.as_sent()
+        if call is self.call and not _is_by_value() and _is_hidden(call):
+            call = Hidden(call.__module__, call.__qualname__)
+        return _function, (call, self.policy, self.after, self.is_cheap)
 
     def __repr__(self) -> str:
         return f"<Function {self.name}>"
@@ -259,6 +279,50 @@ def _function(
     call: Callable[..., object], policy: Policy, after: tuple[Task, ...], is_cheap: bool
 ) -> Function:
     return Function(call, policy, after=after, is_cheap=is_cheap)
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """A function that a decorator hides: its name leads to what the decorator made of it.
+
+    Pickle finds functions by name, and would refuse this one. It arrives as the function.
+    """
+
+    module: str
+    qualname: str
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _unhidden, (self.module, self.qualname)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        return _unhidden(self.module, self.qualname)(*args, **kwargs)
+
+
+def _unhidden(module: str, qualname: str) -> Callable[..., Any]:
+    importlib.import_module(module)
+    return _named(module, qualname).__wrapped__  # type: ignore[attr-defined, no-any-return]
+
+
+def _named(module: str, qualname: str) -> object:
+    thing: object = sys.modules.get(module)
+    for name in qualname.split("."):
+        thing = getattr(thing, name, None)
+    return thing
+
+
+def _is_hidden(call: object) -> bool:
+    module, qualname = getattr(call, "__module__", None), getattr(call, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(qualname, str) or "<" in qualname:
+        return False
+    found = _named(module, qualname)
+    return found is not call and getattr(found, "__wrapped__", None) is call
+
+
+def _is_by_value() -> bool:
+    """Return whether the pickler at work is cloudpickle, which takes functions apart."""
+    caller = sys._getframe(2).f_globals.get("__name__", "")
+    return "cloudpickle" in caller
 
 
 class _Arity:

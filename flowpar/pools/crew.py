@@ -21,7 +21,7 @@ from typing import Final
 
 from flowpar.errors import Cancelled, PoolError
 from flowpar.pools import channel, nanny
-from flowpar.pools.channel import FrameError, Frame
+from flowpar.pools.channel import Frame, FrameError
 from flowpar.pools.nursery import Notice, NurseryGoneError, Settings
 from flowpar.pools.obituary import Death, MemoryWatch, signal_name, worker_died
 from flowpar.pools.remote import RemoteWorker
@@ -361,8 +361,10 @@ class Crew:
         """End what waits, as there can be no more workers, unless there is one at all."""
         if self._roster.can_serve:
             self._is_stunted = True
-        else:
-            self._end_queue(error)
+            return
+        for worker in self._roster:
+            self._requeue(worker.recall())
+        self._end_queue(error)
 
     def _break(self, error: BaseException) -> None:
         """Refuse everything from here on: the initializer raised."""
@@ -371,8 +373,7 @@ class Crew:
         )
         self._broken.__cause__ = error
         for worker in self._roster:
-            if not worker.is_ready:
-                self._requeue(worker.recall())
+            self._requeue(worker.recall())
         self._end_queue(self._broken)
 
     # ------------------------------------------------------------------ tickets

@@ -72,6 +72,7 @@ def run_nanny(sock: str, parent: str, forks: str) -> NoReturn:
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     adopt_orphans()
     nanny = Nanny(socket.socket(fileno=int(sock)), int(parent), forks=forks == "1")
     try:

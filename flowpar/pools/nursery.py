@@ -117,15 +117,18 @@ class NannyNursery:
     """A nanny, which is a process of its own."""
 
     def __init__(self, *, forks: bool) -> None:
+        command = _command()
         self._sock, theirs = socket.socketpair()
-        with theirs:
+        with contextlib.ExitStack() as undo, theirs:
+            undo.enter_context(self._sock)
             self._process = subprocess.Popen(  # noqa: S603 - our own command
-                [*_command(), "run_nanny", str(theirs.fileno()), str(os.getpid()), str(int(forks))],
+                [*command, "run_nanny", str(theirs.fileno()), str(os.getpid()), str(int(forks))],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 # The terminal's signals are for the parent alone.
                 start_new_session=True,
             )
+            undo.pop_all()
         self._sock.setblocking(False)  # noqa: FBT003 - no keyword there
         self._unread = b""
 
@@ -266,8 +269,8 @@ class ForkNursery:
 
     def abandon(self) -> None:
         """Close the descriptors, in a process forked from this one."""
-        for file in self._files.values():
-            os.close(file)
+        while self._files:  # only once, as the process may fork again
+            os.close(self._files.popitem()[1])
         self._selector.close()
 
 

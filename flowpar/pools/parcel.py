@@ -72,9 +72,10 @@ class Packer:
             if number > 0
         }
         body = (
-            batch.calls,
-            {number: function.key for number, function in packed.items()},
+            # First: functions are what the faster pickler refuses, before it comes to large data.
             {number: batch.functions[number] for number in batch.functions if number <= 0},
+            {number: function.key for number, function in packed.items()},
+            batch.calls,
             batch.inputs,
             batch.wanted,
             batch.stop_on_error,
@@ -135,7 +136,7 @@ class Shelf:
         BaseException
             Whatever the loading of a function or an argument raises.
         """
-        calls, keys, inline, inputs, wanted, stop_on_error, seeds = pickle.loads(body)  # noqa: S301 - made by the parent
+        inline, keys, calls, inputs, wanted, stop_on_error, seeds = pickle.loads(body)  # noqa: S301 - made by the parent
         functions: dict[int, Callable[..., object]] = dict(inline)
         for number, key in keys.items():
             functions[number] = self._load(key)

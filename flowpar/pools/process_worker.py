@@ -99,7 +99,8 @@ class ProcessWorker:
         while True:
             frame = self._reader.receive()
             if frame.kind == channel.BATCH:
-                self._serve_batch(frame, surroundings)
+                self._batch, frame = frame, None
+                self._serve_batch(surroundings)
             elif frame.kind == channel.FUNCTION:
                 self._shelf.put(frame.number, frame.payload)
             elif frame.kind == channel.FORGET:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -153,8 +154,10 @@ class ProcessPool:
     def cancel_many(self, tickets: Iterable[Ticket]) -> None:
         """End many calls at once."""
         self._check_owner()
-        if not self.closed:
-            self._board.post(Cancel(tuple(tickets)))
+        open_tickets = tuple(ticket for ticket in tickets if not ticket.has_ended)
+        if open_tickets:
+            with contextlib.suppress(PoolError):  # closed: they have ended
+                self._board.post(Cancel(open_tickets))
 
     def close(self) -> None:
         """End all calls that have not ended with `Cancelled`, and all processes."""

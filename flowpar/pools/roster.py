@@ -1,4 +1,4 @@
-"""The workers of a pool that there are, the nursery they come from, and their place in a selector."""
+"""The workers that a pool has, the nursery they come from, and their place in a selector."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class Roster:
         worker.close()
 
     def drop_nursery(self) -> bool:
-        """Let go of a nanny that has gone, and kill what it watched; return whether there was one."""
+        """Kill what a nanny that has gone was watching; return whether there was one."""
         nursery, self._nursery = self._nursery, None
         if nursery is None:
             return False

@@ -56,7 +56,8 @@ class Switchboard:
         with self._lock:
             if self.is_closed:
                 raise PoolError("the process pool is closed")
-            if self._thread is None:
+            # Without an ident it never ran: Ctrl-C came, or the system refused a thread.
+            if self._thread is None or self._thread.ident is None:
                 self._line = line = _Line(self._settings)
                 self._thread = threading.Thread(
                     target=self._run, args=(line,), name="flowpar-processes", daemon=True
@@ -91,6 +92,7 @@ class Switchboard:
             return
         with self._lock:
             self.is_closed = True
+            self._inbox.append(Cancel(()))  # so that the thread does not begin to listen
             thread, line = self._thread, self._line
         if line is not None:
             line.wake()

@@ -8,6 +8,7 @@ user's code that it passed.
 
 from __future__ import annotations
 
+import functools
 import io
 import linecache
 import pickle
@@ -102,6 +103,23 @@ def dumps(value: object) -> bytes:
     import cloudpickle  # noqa: PLC0415 - slow to import, and a serial run needs none of it
 
     return cloudpickle.dumps(value, protocol=5)  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(maxsize=1024)
+def prepare_module(name: str) -> None:
+    """Let what a module defines travel by value if a worker would not find it by its name.
+
+    Such are modules that were loaded from a path, as test runners and plugin systems do.
+    """
+    import cloudpickle  # noqa: PLC0415 - as above
+
+    module = sys.modules.get(name)
+    if name == "__main__" or getattr(module, "__file__", None) is None:
+        return
+    top = name.partition(".")[0]
+    finders = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
+    if not any(finder.find_spec(top, None) for finder in finders):
+        cloudpickle.register_pickle_by_value(module)
 
 
 def pack(value: object) -> object:
