@@ -260,8 +260,7 @@ def _take_dataclass(thing: Any, path: str, depth: int) -> object:
         _refuse_dataclass(kind, path, f"its field {missing[0]} has no value")
     old = [getattr(thing, name) for name in names]
     parts = tuple(
-        _take_apart(value, f"{path}.{name}", depth)
-        for name, value in zip(names, old, strict=True)
+        _take_apart(value, f"{path}.{name}", depth) for name, value in zip(names, old, strict=True)
     )
     if _whole_if_same(thing, parts, old):
         return thing

@@ -60,7 +60,9 @@ def _site() -> Site:
     return site
 
 
-def _build(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Delayed[Any]:
+def _build(
+    function: Function, args: tuple[Any, ...], kwargs: dict[str, Any] | None
+) -> Delayed[Any]:
     """Return a call as a delayed value.
 
     A plain Task is filled and then becomes a Delayed, because only a Delayed refuses assignment.
@@ -383,7 +385,9 @@ class Delayed(Task, Generic[T]):
         self._refuse("is neither true nor false before it is computed", "x.compute()")
 
     def __contains__(self, item: object) -> bool:
-        self._refuse("contains nothing before it is computed", "delayed(operator.contains)(x, item)")
+        self._refuse(
+            "contains nothing before it is computed", "delayed(operator.contains)(x, item)"
+        )
 
     def __int__(self) -> int:
         self._refuse("is no number before it is computed", "delayed(int)(x)")
@@ -580,17 +584,13 @@ def _pack(target: Task) -> tuple[_Pack, int]:
     return pack, len(tasks) - 1
 
 
-def _row(
-    task: Task, links: dict[Task, _Link], bare: dict[Function, Function]
-) -> tuple[Any, ...]:
+def _row(task: Task, links: dict[Task, _Link], bare: dict[Function, Function]) -> tuple[Any, ...]:
     function = task._function
     after = tuple(links[other] for other in function.after)
     if after:
         # What a function comes after is in this pack: it must not pack it once more.
         if function not in bare:
-            bare[function] = Function(
-                function.call, function.policy, is_cheap=function.is_cheap
-            )
+            bare[function] = Function(function.call, function.policy, is_cheap=function.is_cheap)
         function = bare[function]
     kwargs = task._kwargs and {n: _linked(a, links) for n, a in task._kwargs.items()}
     return function, after, tuple([_linked(a, links) for a in task._args]), kwargs, task._site

@@ -137,9 +137,7 @@ class Graph:
     def _cycle(self, start: Task, opened: Mapping[Task, list[Task]]) -> CycleError:
         path, seen = [start], {start}
         while True:
-            following = next(
-                (t for t in needed_by(path[-1]) if t in opened or t is start), None
-            )
+            following = next((t for t in needed_by(path[-1]) if t in opened or t is start), None)
             if following is None:
                 raise InternalError("a task waits for one that is neither known nor open")
             path.append(following)

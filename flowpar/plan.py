@@ -314,9 +314,7 @@ class Plan:
         if len(batch) == 1:
             return frozenset(batch)
         inside, targets, dependents = set(batch), self._targets, self.graph.dependents
-        return frozenset(
-            [i for i in batch if i in targets or not inside.issuperset(dependents[i])]
-        )
+        return frozenset([i for i in batch if i in targets or not inside.issuperset(dependents[i])])
 
     # ----------------------------------------------------------------------------- settling
 

@@ -54,9 +54,7 @@ class Ledger:
         place = self._place(pool, report.worker)
         start, end, cpu, places = self.start, self.end, self.cpu, self.place
         last = report.start
-        for index, ended, cpu_seconds in zip(
-            batch, report.ends, report.cpu_seconds, strict=False
-        ):
+        for index, ended, cpu_seconds in zip(batch, report.ends, report.cpu_seconds, strict=False):
             start[index] = last
             end[index] = last = ended
             cpu[index] = cpu_seconds

@@ -177,9 +177,7 @@ def _settle(scheduler: Scheduler, future: Future[Any]) -> None:
         _tell(future, value=value)
 
 
-def _tell(
-    future: Future[Any], *, value: object = None, error: BaseException | None = None
-) -> None:
+def _tell(future: Future[Any], *, value: object = None, error: BaseException | None = None) -> None:
     if future.cancelled():
         return
     if error is not None:

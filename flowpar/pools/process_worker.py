@@ -13,11 +13,11 @@ from typing import Final, NoReturn
 
 from flowpar.errors import NotPicklable, TaskError
 from flowpar.pools import channel
-from flowpar.pools.channel import Frame, FrameReader, FrameWriter
+from flowpar.pools.channel import FrameReader, FrameWriter
 from flowpar.pools.parcel import Shelf
 from flowpar.pools.slate import NOWHERE, Claims, Slate
 from flowpar.pools.surroundings import Context, Surroundings, become_worker
-from flowpar.pools.transport import dump_report, pack_error
+from flowpar.pools.transport import Batch, dump_report, pack_error
 from flowpar.pools.worker import execute
 
 _LOWEST_DESCRIPTOR: Final = 100
@@ -79,6 +79,8 @@ class ProcessWorker:
         self._slate = slate
         self._claims = claims
         self._claimed: int | None = None
+        # The only reference to it, so that it goes when it was loaded: it may be large.
+        self._body: bytes | bytearray = b""
         self._reader = FrameReader(sock)
         self._writer = FrameWriter(sock)
         self._shelf = Shelf()
@@ -97,13 +99,12 @@ class ProcessWorker:
         surroundings = Surroundings()
         self._send(channel.READY, 0)
         while True:
-            frame = self._reader.receive()
-            if frame.kind == channel.BATCH:
-                self._batch, frame = frame, None
-                self._serve_batch(surroundings)
-            elif frame.kind == channel.FUNCTION:
-                self._shelf.put(frame.number, frame.payload)
-            elif frame.kind == channel.FORGET:
+            kind, number, self._body = self._reader.receive()
+            if kind == channel.BATCH:
+                self._serve_batch(number, surroundings)
+            elif kind == channel.FUNCTION:
+                self._shelf.put(number, self._body)
+            elif kind == channel.FORGET:
                 self._shelf.clear()
 
     def abandon(self) -> None:
@@ -127,20 +128,19 @@ class ProcessWorker:
             return False
         return True
 
-    def _serve_batch(self, frame: Frame, surroundings: Surroundings) -> None:
+    def _serve_batch(self, number: int, surroundings: Surroundings) -> None:
         mark = self._slate.mark
-        mark[0] = NOWHERE
-        if not self._claim(frame.number):
+        if not self._claim(number):
             return
-        mark[1] = frame.number
+        mark[1] = number
         try:
-            kind, payload = self._run(frame.payload)
+            kind, payload = self._run()
         finally:
             if os.getpid() != self._pid:  # a child of the task's own has come back out of it
                 os._exit(0)
         surroundings.restore()
         _flush()
-        self._send(kind, frame.number, payload)
+        self._send(kind, number, payload)
         mark[0] = NOWHERE
 
     def _claim(self, number: int) -> bool:
@@ -153,9 +153,9 @@ class ProcessWorker:
         self._claimed = None
         return True
 
-    def _run(self, body: bytes | bytearray) -> tuple[int, bytes]:
+    def _run(self) -> tuple[int, bytes]:
         try:
-            batch = self._shelf.open(body)
+            batch = self._load()
         except BaseException as error:  # noqa: BLE001 - loading runs the user's code
             return channel.REFUSED, pickle.dumps(pack_error(_unloadable(error)))
         report = execute(batch, self._slate.mark)  # type: ignore[arg-type]  # all that it needs
@@ -163,6 +163,10 @@ class ProcessWorker:
             return channel.REPORT, dump_report(report)
         except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
             return channel.REFUSED, pickle.dumps(pack_error(_unsendable(error)))
+
+    def _load(self) -> Batch:
+        body, self._body = self._body, b""
+        return self._shelf.open(body)
 
     def _send(self, kind: int, number: int, payload: bytes = b"") -> None:
         self._writer.put(kind, number, payload)

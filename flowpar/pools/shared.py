@@ -29,7 +29,8 @@ def process_pool(workers: int | None, start_method: str) -> Any:
     from flowpar.pools.processes import ProcessPool  # noqa: PLC0415 - most of our import time
 
     return _get(
-        ("processes", workers, start_method), lambda: ProcessPool(workers, start_method=start_method)
+        ("processes", workers, start_method),
+        lambda: ProcessPool(workers, start_method=start_method),
     )
 
 

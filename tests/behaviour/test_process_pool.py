@@ -2,7 +2,9 @@
 
 import contextlib
 import ctypes
+import functools
 import gc
+import operator
 import os
 import queue
 import random
@@ -44,19 +46,19 @@ LIMIT = 20.0
 
 
 def descriptors():
-    return {
-        f"{name} -> {os.readlink(f'/proc/self/fd/{name}')}"
-        for name in os.listdir("/proc/self/fd")
-        if os.path.lexists(f"/proc/self/fd/{name}")
-    }
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # that of the folder itself
+            found.add(f"{entry.name} -> {entry.readlink()}")
+    return found
 
 
 def children(pid="self"):
     pid = os.getpid() if pid == "self" else pid
     found = []
     with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (thread / "children").read_text().split())
     return found
 
 
@@ -81,13 +83,13 @@ def wait_until(condition, seconds=LIMIT):
 def nothing_is_left(capfd):
     gc.collect()
     before = (len(descriptors()), threading.active_count(), set(children()))
-    shm = set(os.listdir("/dev/shm"))
+    shm = set(Path("/dev/shm").iterdir())
     yield
     gc.collect()
     assert wait_until(lambda: set(children()) <= before[2], 3), children()
     assert wait_until(lambda: threading.active_count() <= before[1], 3), threading.enumerate()
     assert len(descriptors()) <= before[0], descriptors()
-    assert set(os.listdir("/dev/shm")) <= shm
+    assert set(Path("/dev/shm").iterdir()) <= shm
 
 
 class Heard:
@@ -96,9 +98,7 @@ class Heard:
     def __init__(self, pool, func, args=(), kwds=None):
         self.inbox = queue.SimpleQueue()
         self.times = []
-        self.ticket = pool.apply_async(
-            func, args, kwds, self._hear("value"), self._hear("error")
-        )
+        self.ticket = pool.apply_async(func, args, kwds, self._hear("value"), self._hear("error"))
 
     def _hear(self, kind):
         def hear(result):
@@ -169,7 +169,7 @@ class Bell:
 
 
 def ring(path, text=""):
-    with open(path, "w") as file:
+    with Path(path).open("w") as file:
         file.write(f"{text or os.getpid()}\n")
 
 
@@ -254,7 +254,7 @@ def test_more_functions_than_are_kept(pool):
     one = ProcessPool(1)
     try:
         heard = [
-            run(one, batch_of((lambda n: lambda x: x + n)(n), [1], number=n + 1))
+            run(one, batch_of(functools.partial(operator.add, n), [1], number=n + 1))
             for n in range(1100)
         ]
         assert [values_of(each.get())[0] for each in heard] == [n + 1 for n in range(1100)]
@@ -556,44 +556,44 @@ def test_a_stopped_worker_is_announced_and_goes_on(capfd, bell):
 def ring_and_wait_for_it(path):
     os.mkfifo(path + ".go")
     ring(path)
-    with open(path + ".go") as file:
-        file.read()
+    Path(path + ".go").read_text()
     return "went on"
 
 
+def work_a_little(folder, n, seconds):
+    with Path(folder, str(n)).open("a") as file:
+        file.write("x")
+    time.sleep(seconds)
+    return n
+
+
+def kill_until_it_ends(pool, rng, heard):
+    while heard.inbox.empty():
+        select.select([], [], [], rng.random() * 0.03)
+        pids = pool.pids()
+        if pids and heard.inbox.empty():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rng.choice(pids), signal.SIGKILL)
+
+
 @pytest.mark.parametrize("seed", [random.randrange(10**6) for _ in range(2)])
-def test_chaos_loses_nothing_and_runs_nothing_twice(seed, tmp_path):
+def test_chaos_loses_nothing_and_runs_nothing_twice(seed, tmp_path, pool):
     print("seed", seed)
     rng = random.Random(seed)
-    pool = ProcessPool(2)
-    try:
-
-        def work(folder, n, seconds):
-            with open(f"{folder}/{n}", "a") as file:
-                file.write("x")
-            time.sleep(seconds)
-            return n
-
-        heard = [call(pool, work, str(tmp_path), n, rng.random() * 0.02) for n in range(60)]
-        right = crashed = 0
-        for n, one in enumerate(heard):
-            while one.inbox.empty():
-                select.select([], [], [], rng.random() * 0.03)
-                pids = pool.pids()
-                if pids and one.inbox.empty():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(rng.choice(pids), signal.SIGKILL)
-            try:
-                assert one.get() == n
-                right += 1
-            except WorkerDied:
-                crashed += 1
-        assert right + crashed == 60
-        runs = [Path(tmp_path, str(n)).read_text() for n in range(60) if Path(tmp_path, str(n)).exists()]
-        assert set(runs) <= {"x"}
-        assert len(runs) >= right
-    finally:
-        pool.close()
+    folder = str(tmp_path)
+    heard = [call(pool, work_a_little, folder, n, rng.random() * 0.02) for n in range(60)]
+    right = crashed = 0
+    for n, one in enumerate(heard):
+        kill_until_it_ends(pool, rng, one)
+        try:
+            assert one.get() == n
+            right += 1
+        except WorkerDied:
+            crashed += 1
+    assert right + crashed == 60
+    runs = [path.read_text() for path in tmp_path.iterdir()]
+    assert set(runs) == {"x"}
+    assert len(runs) >= right
 
 
 # -------------------------------------------------------------------------------- timeouts
@@ -761,7 +761,7 @@ def test_an_idle_pool_ends_its_processes_and_starts_again():
 
 def test_stdin_is_empty(any_pool):
     def read():
-        return os.read(0, 10), sys.stdin.read(), os.readlink("/proc/self/fd/0")
+        return os.read(0, 10), sys.stdin.read(), str(Path("/proc/self/fd/0").readlink())
 
     assert call(any_pool, read).get() == (b"", "", "/dev/null")
 
@@ -780,25 +780,31 @@ def test_threads_of_libraries_are_limited(monkeypatch):
         pool.close()
 
 
-def test_random_streams_differ(any_pool, bell):
-    def draw(path, _):
-        import numpy
+def draw(path, gate):
+    import numpy as np
 
-        ring(path)
-        with open(path + ".both") as file:  # until both workers are here
-            file.read()
-        return os.getpid(), random.random(), numpy.random.random()
+    ring(path)
+    with Path(gate).open("rb", buffering=0) as file:
+        file.read(1)  # until both workers are here
+    return random.random(), np.random.random()  # noqa: NPY002 - the one that forks copy
 
-    import numpy
 
-    numpy.random.seed(0)
+def test_random_streams_differ(any_pool, bell, tmp_path):
+    import numpy as np
+
+    np.random.seed(0)  # noqa: NPY002
     random.seed(0)
-    os.mkfifo(bell.path + ".both")
-    heard = [call(any_pool, draw, bell.path, n) for n in range(2)]
+    gate = str(tmp_path / "gate")
+    os.mkfifo(gate)
+    heard = [call(any_pool, draw, bell.path, gate) for _ in range(2)]
     bell.wait()
     bell.wait()
-    ring(bell.path + ".both")
-    drawn = [one.get() for one in heard]
+    end = os.open(gate, os.O_RDWR)
+    try:
+        os.write(end, b"go")  # a byte for each
+        drawn = [one.get() for one in heard]
+    finally:
+        os.close(end)
     for column in zip(*drawn, strict=True):
         assert len(set(column)) == 2, drawn
 
@@ -813,12 +819,12 @@ def test_what_a_task_changes_is_put_back(tmp_path):
     def look():
         mask = os.umask(0)
         os.umask(mask)
-        return os.getcwd(), mask, dict(os.environ)
+        return str(Path.cwd()), mask, dict(os.environ)
 
     pool = ProcessPool(1)
     try:
         before = call(pool, look).get()
-        assert before[0] == os.getcwd()
+        assert before[0] == str(Path.cwd())
         call(pool, change).get()
         assert call(pool, look).get() == before
     finally:
@@ -827,7 +833,7 @@ def test_what_a_task_changes_is_put_back(tmp_path):
 
 def test_the_worker_has_path_and_arguments_of_the_parent(any_pool):
     assert call(any_pool, lambda: (sys.path, sys.argv)).get() == (
-        [entry or os.getcwd() for entry in sys.path],
+        [entry or str(Path.cwd()) for entry in sys.path],
         sys.argv,
     )
 

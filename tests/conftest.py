@@ -1,0 +1,156 @@
+"""Guards around every test: no hang, and nothing left behind."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import faulthandler
+import multiprocessing
+import multiprocessing.pool
+import os
+import sys
+import threading
+import time
+import warnings
+
+import pytest
+
+from flowpar.pools import shared
+
+LIMIT = 120
+"""Seconds that one test may take before the whole suite is stopped with all stacks."""
+
+
+@pytest.fixture(autouse=True)
+def _no_hang(request):
+    limit = request.node.get_closest_marker("limit")
+    faulthandler.dump_traceback_later(
+        limit.args[0] if limit else LIMIT, exit=True, file=sys.__stderr__
+    )
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+def children() -> set[int]:
+    """Return the processes that this one started and that are alive, theirs included."""
+    mine, found = {os.getpid()}, set()
+    for entry in sorted((int(name) for name in os.listdir("/proc") if name.isdigit())):
+        try:
+            with open(f"/proc/{entry}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) in mine and fields[0] != "Z":
+            mine.add(entry)
+            found.add(entry)
+    return found
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def wait_until(condition, seconds: float = 5.0) -> bool:
+    """Return whether the condition came true in time; asks again every few milliseconds."""
+    pause, deadline = threading.Event(), time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        pause.wait(0.005)
+    return bool(condition())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left():
+    """Count processes, files and names in shared memory around each module's tests."""
+    before, files = children(), open_files()
+    names = set(os.listdir("/dev/shm"))
+    yield
+    shared.close_all()
+    assert wait_until(lambda: children() <= before), f"left running: {children() - before}"
+    assert wait_until(lambda: open_files() <= files), "files left open"
+    left = {n for n in set(os.listdir("/dev/shm")) - names if not n.startswith(("sem.", "psm_"))}
+    assert not left, f"left in shared memory: {left}"
+
+
+POOLS = [
+    "sync",
+    "threads",
+    "processes",
+    "auto",
+    "mp-pool",
+    "thread-pool",
+    "executor",
+    "thread-executor",
+]
+OWN = POOLS[:4]
+
+
+def _foreign(name: str):
+    if name == "mp-pool":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return multiprocessing.get_context("spawn").Pool(2)
+    if name == "thread-pool":
+        return multiprocessing.pool.ThreadPool(2)
+    if name == "executor":
+        context = multiprocessing.get_context("spawn")
+        return concurrent.futures.ProcessPoolExecutor(2, mp_context=context)
+    return concurrent.futures.ThreadPoolExecutor(2)
+
+
+def _close(pool) -> None:
+    if hasattr(pool, "shutdown"):
+        pool.shutdown()
+    else:
+        pool.terminate()
+        pool.join()
+
+
+@pytest.fixture(scope="module", params=POOLS)
+def pool(request):
+    """Everything that `scheduler=` takes, one after another."""
+    if request.param in OWN:
+        yield request.param
+        return
+    foreign = _foreign(request.param)
+    yield foreign
+    _close(foreign)
+
+
+@pytest.fixture(params=OWN)
+def own(request):
+    """Flowpar's own schedulers, one after another."""
+    return request.param
+
+
+@pytest.fixture
+def run_script(tmp_path):
+    """Run a script of some lines in a new interpreter, and return how it ended."""
+    import subprocess
+    import textwrap
+
+    def run(source, *args, how="file", timeout=60, **environment):
+        text = textwrap.dedent(source)
+        command, given = [sys.executable], None
+        if how == "file":
+            path = tmp_path / "script.py"
+            path.write_text(text)
+            command += [str(path), *args]
+        elif how == "stdin":
+            command += ["-"]
+            given = text
+        else:
+            command += ["-c", text]
+        return subprocess.run(
+            command,
+            input=given,
+            stdin=subprocess.DEVNULL if given is None else None,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+        )
+
+    return run

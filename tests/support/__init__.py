@@ -1,0 +1,1 @@
+"""Fakes, and graphs to try things on."""
