@@ -26,7 +26,9 @@ from flowpar.task import (
     Site,
     Task,
     Template,
+    TASK_TYPES,
     is_constant,
+    needs_of,
     policy_from,
     value,
 )
@@ -67,25 +69,45 @@ def _build(
 
     A plain Task is filled and then becomes a Delayed, because only a Delayed refuses assignment.
     """
+    n_tasks = 0
+    plain = kwargs is None or not kwargs
     for argument in args:
         kind = type(argument)
-        if kind is not Delayed and kind not in ATOMS and function.policy.traverse:
-            args = tuple(
-                [
-                    a if type(a) is Delayed or type(a) in ATOMS else search(a, f"args[{position}]")
-                    for position, a in enumerate(args)
-                ]
-            )
+        if kind is Delayed:
+            n_tasks += 1
+        elif kind not in ATOMS:
+            plain = False
             break
-    if kwargs and function.policy.traverse:
-        kwargs = {name: search(a, f"argument {name}") for name, a in kwargs.items()}
+    if not plain:
+        kwargs = kwargs or None
+        if function.policy.traverse:
+            args, kwargs = _searched(args, kwargs)
+        needs = needs_of(args, kwargs)
+    elif not n_tasks:
+        kwargs, needs = None, ()
+    else:
+        kwargs = None
+        needs = args if n_tasks == len(args) else needs_of(args, None)
     task = _new_task()
     task._function = function
     task._args = args
-    task._kwargs = kwargs or None
+    task._kwargs = kwargs
+    task._needs = needs
     task._site = _site()
     task.__class__ = Delayed
     return task  # type: ignore[return-value]
+
+
+def _searched(
+    args: tuple[Any, ...], kwargs: dict[str, Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
+    found = [
+        a if type(a) is Delayed or type(a) in ATOMS else search(a, f"args[{position}]")
+        for position, a in enumerate(args)
+    ]
+    if kwargs is not None:
+        kwargs = {name: search(a, f"argument {name}") for name, a in kwargs.items()}
+    return tuple(found), kwargs
 
 
 class DelayedFunction(Generic[T]):
@@ -267,6 +289,7 @@ def _constant(thing: object, policy: Policy = DEFAULT_POLICY) -> Delayed[Any]:
     task._function = CONSTANT if policy is DEFAULT_POLICY else Function(value, policy)
     task._args = (thing,)
     task._kwargs = None
+    task._needs = ()
     task._site = None
     return as_delayed(task)
 
@@ -487,6 +510,7 @@ def _reflected(function: Function) -> Callable[..., Delayed[Any]]:
 
 
 _add_operators()
+TASK_TYPES.add(Delayed)
 
 
 # ------------------------------------------------------------------------------- pickling
@@ -536,6 +560,7 @@ class _Pack:
                 task._function = functions.get(id(function), function)
                 task._args = tuple([_unlinked(a, made) for a in args])
                 task._kwargs = kwargs and {n: _unlinked(a, made) for n, a in kwargs.items()}
+                task._needs = needs_of(task._args, task._kwargs)
                 task._site = site
                 made.append(as_delayed(task))
             self.tasks = made

@@ -8,6 +8,7 @@ come into being while it runs; what is in it never changes.
 from __future__ import annotations
 
 import collections
+import gc
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -87,54 +88,58 @@ class Graph:
     def grow(self, targets: Iterable[Task]) -> list[int]:
         """Add what these targets need, and return their indices."""
         wanted = list(targets)
+        # The collector would walk all the tasks again and again while their number grows.
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            self._walk(wanted)
+        finally:
+            if collects:
+                gc.enable()
+        index = self._index
+        return [index[task] for task in wanted]
+
+    def _walk(self, wanted: list[Task]) -> None:
+        """Add tasks depth first; long, because it runs twice a task."""
         index, tasks = self._index, self.tasks
-        # Dependencies of a task, from when it is first seen until all of them have an index.
-        opened: dict[Task, list[Task]] = {}
+        dependencies, dependents = self.dependencies, self.dependents
+        opened: set[Task] = set()
         stack = wanted[::-1]
         while stack:
             task = stack[-1]
             if task in index:
                 stack.pop()
                 continue
-            needs = opened.get(task)
-            if needs is None:
-                needs = needed_by(task)
-                todo = [need for need in needs if need not in index]
-                if todo:
-                    opened[task] = needs
-                    todo.reverse()
-                    stack += todo
-                    continue
-            else:
-                del opened[task]
+            needs = needed_by(task) if task._function.after else task._needs
+            found = _NO_TASKS
+            if needs:
+                if task not in opened:
+                    todo = [need for need in needs if need not in index]
+                    if todo:
+                        opened.add(task)
+                        todo.reverse()
+                        stack += todo
+                        continue
+                try:
+                    found = tuple([index[need] for need in needs])
+                except KeyError:
+                    raise self._cycle(task, opened) from None
+                here = len(tasks)
+                if len(found) > 1:
+                    found = tuple(dict.fromkeys(found))  # each once, in order
+                for other in found:
+                    known = dependents[other]
+                    if known:
+                        known.append(here)  # type: ignore[attr-defined]
+                    else:
+                        dependents[other] = [here]
             stack.pop()
-            self._add(task, needs, opened)
-        return [index[task] for task in wanted]
+            index[task] = len(tasks)
+            tasks.append(task)
+            dependencies.append(found)
+            dependents.append(_NO_TASKS)
 
-    def _add(self, task: Task, needs: list[Task], opened: Mapping[Task, list[Task]]) -> None:
-        here = len(self.tasks)
-        dependents = self.dependents
-        if needs:
-            index = self._index
-            try:
-                # A dict keeps the first of equal ones, in order.
-                found = tuple(dict.fromkeys([index[need] for need in needs]))
-            except KeyError:
-                raise self._cycle(task, opened) from None
-            for other in found:
-                known = dependents[other]
-                if known:
-                    known.append(here)  # type: ignore[attr-defined]
-                else:
-                    dependents[other] = [here]
-            self.dependencies.append(found)
-        else:
-            self.dependencies.append(_NO_TASKS)
-        dependents.append(_NO_TASKS)
-        self.tasks.append(task)
-        self._index[task] = here
-
-    def _cycle(self, start: Task, opened: Mapping[Task, list[Task]]) -> CycleError:
+    def _cycle(self, start: Task, opened: set[Task]) -> CycleError:
         path, seen = [start], {start}
         while True:
             following = next((t for t in needed_by(path[-1]) if t in opened or t is start), None)
@@ -173,14 +178,16 @@ class Graph:
     def call(self, index: int) -> Call:
         """Return a task as a worker takes it, with refs in place of the tasks it depends on."""
         task = self.tasks[index]
-        function, args, kwargs = task._function, task._args, task._kwargs
-        needs = self.dependencies[index]
-        if not needs and kwargs is None and Template not in map(type, args):
-            return (index, function.number, LITERAL, args, None)
-        # As many dependencies as arguments: mostly each argument is one.
-        if kwargs is None and len(needs) == len(args) and not function.after:
-            if all([isinstance(argument, Task) for argument in args]):
-                return (index, function.number, ALL_REFS, needs, None)
+        function, args, needs = task._function, task._args, task._needs
+        if needs is args and needs:
+            if not function.after:
+                refs = self.dependencies[index]
+                if len(refs) != len(args):  # one of them came twice
+                    refs = tuple([self._index[need] for need in needs])
+                return (index, function.number, ALL_REFS, refs, None)
+        elif needs is not None and not needs:
+            return (index, function.number, LITERAL, args, task._kwargs)
+        kwargs = task._kwargs
         where = self._index
         taken = tuple([_with_refs(argument, where) for argument in args])
         named = kwargs and {name: _with_refs(value, where) for name, value in kwargs.items()}
@@ -224,25 +231,15 @@ class Graph:
                 seconds=None,
             )
             made.nodes[index].update((attributes or {}).get(index, {}))
-            values = {self._index[need] for need in values_needed_by(task)}
+            values = {self._index[need] for need in task._needs or ()}
             for need in self.dependencies[index]:
                 made.add_edge(need, index, order_only=need not in values)
         return made
 
 
-def needed_by(task: Task) -> list[Task]:
+def needed_by(task: Task) -> tuple[Task, ...]:
     """Return the tasks that a task waits for, those under ``after=`` last; some perhaps twice."""
-    needs = values_needed_by(task)
-    after = task._function.after
-    return [*needs, *after] if after else needs
-
-
-def values_needed_by(task: Task) -> list[Task]:
-    """Return the tasks whose values a task takes."""
-    needs = values_needed(task._args)
-    if task._kwargs:
-        needs += values_needed(task._kwargs.values())
-    return needs
+    return (*(task._needs or ()), *task._function.after)
 
 
 def values_needed(arguments: Iterable[object]) -> list[Task]:

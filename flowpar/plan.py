@@ -84,11 +84,12 @@ class FunctionState:
     """Names the pool that its tasks wait for."""
     alone: bool
     """Whether its tasks share no batch."""
+    limited: bool
+    """Whether its tasks hold a resource while they run; they then run alone."""
     total: int = 0
     done: int = 0
     failed: int = 0
     skipped: int = 0
-    running: int = 0
     timed: int = 0
     """Calls whose time is in `seconds`."""
     seconds: float = 0.0
@@ -98,14 +99,14 @@ class FunctionState:
         """Mean seconds of a call, or None before the first."""
         return self.seconds / self.timed if self.timed else None
 
-    def counts(self) -> Counts:
+    def counts(self, running: int = 0) -> Counts:
         """Return how many of its tasks are where."""
         return Counts(
             total=self.total,
             done=self.done,
             failed=self.failed,
             skipped=self.skipped,
-            running=self.running,
+            running=running,
         )
 
 
@@ -183,7 +184,7 @@ class Plan:
         self._depth: dict[int, int] = {}
         self._late: set[int] = set()
         self._open = 0
-        self._running = 0
+        self._flying: dict[int, list[int]] = {}
         self._extend()
 
     # ------------------------------------------------------------------------------- asking
@@ -194,9 +195,9 @@ class Plan:
         return self._open > 0
 
     @property
-    def n_running(self) -> int:
-        """How many tasks are running."""
-        return self._running
+    def is_running(self) -> bool:
+        """Whether a task is running."""
+        return bool(self._flying)
 
     def n_ready(self, lane: str) -> int:
         """Return how many tasks wait for this pool and nothing else."""
@@ -212,14 +213,25 @@ class Plan:
 
     def counts(self) -> Counts:
         """Return how many tasks are where; costs a step for each function."""
-        each = [state.counts() for state in self.functions.values()]
+        states = self.functions.values()
         return Counts(
-            total=sum(c.total for c in each),
-            done=sum(c.done for c in each),
-            failed=sum(c.failed for c in each),
-            skipped=sum(c.skipped for c in each),
-            running=sum(c.running for c in each),
+            total=sum(state.total for state in states),
+            done=sum(state.done for state in states),
+            failed=sum(state.failed for state in states),
+            skipped=sum(state.skipped for state in states),
+            running=sum(map(len, self._flying.values())),
         )
+
+    def counts_by_name(self) -> dict[str, Counts]:
+        """Return the counts of each function; costs a step for each that runs."""
+        running = collections.Counter(
+            self._states[index] for batch in self._flying.values() for index in batch
+        )
+        return {
+            state.function.name: state.counts(running[state])
+            for state in self.functions.values()
+            if state.total
+        }
 
     def state(self, index: int) -> FunctionState:
         """Return what is known of the function of a task."""
@@ -255,14 +267,13 @@ class Plan:
                 break
             if not ready:
                 return []
-        status, attempts, states = self.status, self.attempts, self._states
+        status, attempts = self.status, self.attempts
         for index in batch:
             if status[index] > READY:
                 raise self._wrong_move(index, RUNNING)
             status[index] = RUNNING
             attempts[index] += 1
-            states[index].running += 1
-        self._running += len(batch)
+        self._flying[batch[0]] = batch
         return batch
 
     def _gather(self, first: int, lane: str, share: int) -> list[int]:
@@ -272,7 +283,7 @@ class Plan:
         never leave the worker. Long, because it runs once a task.
         """
         ready, states, missing, status = self._ready[lane], self._states, self._missing, self.status
-        dependents, alone = self.graph.dependents, self._alone
+        dependents, alone, alias = self.graph.dependents, self._alone, self._alias
         batch: list[int] = []
         left: dict[int, int] = {}
         stack = [first]
@@ -294,17 +305,18 @@ class Plan:
             if seconds >= BATCH_SECONDS or len(batch) >= BATCH_TASKS:
                 break
             for dependent in dependents[index]:
-                waits_for = left.get(dependent)
-                if waits_for is None:
-                    waits_for = missing[dependent]
-                left[dependent] = waits_for = waits_for - 1
+                waits_for = missing[dependent]
+                if waits_for > 1:
+                    left[dependent] = waits_for = left.get(dependent, waits_for) - 1
+                    if waits_for:
+                        continue
+                state = states[dependent]
                 if (
-                    not waits_for
-                    and status[dependent] == WAITING
-                    and states[dependent].lane == lane
-                    and not states[dependent].alone
+                    status[dependent] == WAITING
+                    and state.lane == lane
+                    and not state.alone
                     and dependent not in alone
-                    and dependent not in self._alias
+                    and dependent not in alias
                 ):
                     stack.append(dependent)
         return batch
@@ -336,6 +348,9 @@ class Plan:
             Tasks that gave a delayed value: `expand` is to be called for each.
         """
         failed, expanded, unstarted = report.failed, report.expanded, report.unstarted
+        self._flying.pop(batch[0], None)
+        if self._states[batch[0]].limited:
+            self._release(batch[0])
         if batch[0] in unstarted:
             raise InternalError(f"{self.graph.key(batch[0])} was ready, and could not be started")
         if failed or expanded or unstarted:
@@ -392,17 +407,13 @@ class Plan:
         dependents, dependencies = self.graph.dependents, self.graph.dependencies
         states, ended, targets = self._states, self.ended, self.finished_targets
         aliases: list[int] = []
+        n_done = 0
         for index in indices:
             if status[index] != RUNNING:
                 raise self._wrong_move(index, DONE)
             status[index] = DONE
-            state = states[index]
-            state.done += 1
-            state.running -= 1
-            self._running -= 1
-            self._open -= 1
-            if state.function.policy.limit:
-                self._release(index)
+            states[index].done += 1
+            n_done += 1
             if ended is not None:
                 ended.append(Ended(index, Status.DONE))
             if targets is not None and index in self._targets:
@@ -420,6 +431,7 @@ class Plan:
                     values.pop(need, None)
             if not uses[index]:
                 values.pop(index, None)
+        self._open -= n_done
         if aliases:
             self._settle_aliases(aliases)
 
@@ -451,13 +463,10 @@ class Plan:
     def fail(self, index: int, error: BaseException, now: float) -> bool:
         """Record that an attempt failed; return whether there will be another.
 
-        A final failure skips all that depends on the task, directly or not.
+        A final failure skips all that depends on the task, directly or not. The task is of a batch
+        that was given to `finish` or to `lose`.
         """
         state = self._states[index]
-        state.running -= 1
-        self._running -= 1
-        if state.function.policy.limit:
-            self._release(index)
         policy = state.function.policy
         may_retry = isinstance(error, policy.retry_on) and not (
             isinstance(error, TaskError) and error.is_final
@@ -495,27 +504,27 @@ class Plan:
                         self.ended.append(Ended(dependent, Status.SKIPPED))
                     stack.append(dependent)
 
-    def put_back(self, indices: Iterable[int], *, alone: bool) -> None:
-        """Undo the start of tasks that were not made, or whose worker took them along.
+    def lose(self, batch: list[int], guilty: int | None = None) -> None:
+        """Undo the start of a batch that will not be reported: its worker is gone, or refused it.
 
         Parameters
         ----------
-        indices
-            Running tasks. The attempt is not counted.
-        alone
-            Whether they are to share no batch from now on.
+        batch
+            As `take` returned it. The attempts are not counted, and from now on each of these
+            tasks travels alone.
+        guilty
+            The task that is to blame: its attempt counts, and `fail` is to be called for it.
         """
-        for index in indices:
-            if self._states[index].function.policy.limit:
-                self._release(index)
-            if alone:
-                self._alone.add(index)
-            self._unstart(index)
+        self._flying.pop(batch[0], None)
+        if self._states[batch[0]].limited:
+            self._release(batch[0])
+        self._alone.update(batch)
+        for index in batch:
+            if index != guilty:
+                self._unstart(index)
 
     def _unstart(self, index: int) -> None:
         self._move(index, WAITING)
-        self._states[index].running -= 1
-        self._running -= 1
         self.attempts[index] -= 1
         if not self._missing[index]:
             self._make_ready(index)
@@ -557,8 +566,6 @@ class Plan:
             If this has been going on for `DEEPEST_EXPANSION` levels.
         """
         self._extend()
-        self._running -= 1
-        self._states[index].running -= 1
         depth = self._depth.pop(index, 0) + 1
         if depth > DEEPEST_EXPANSION:
             name = self._states[index].function.name
@@ -675,7 +682,12 @@ class Plan:
                     f"{function.name} needs {amount:g} of {name!r}, and there is "
                     f"{self._limits[name]:g}: give the run limits={{{name!r}: {amount:g}}} or more"
                 )
-        state = FunctionState(function, lane, alone=function.policy.runs_alone)
+        state = FunctionState(
+            function,
+            lane,
+            alone=function.policy.runs_alone,
+            limited=bool(function.policy.limit),
+        )
         self.functions[function.number] = state
         return state
 

@@ -6,6 +6,7 @@ import collections
 import time
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, overload
 
 from flowpar.errors import FlowparError, RunFailed
@@ -20,7 +21,10 @@ CLOCK_OFFSET = time.time() - time.perf_counter()
 
 
 class Ledger:
-    """When, where and how long each task ran, in columns: 40 bytes a task.
+    """When, where and how long each task ran.
+
+    Reports come in by the thousand and are only kept; they are sorted into columns, of 27 bytes a
+    task, when somebody asks.
 
     Attributes
     ----------
@@ -28,6 +32,8 @@ class Ledger:
         Seconds on the workers' clock, by index; zero for what did not run.
     place
         By index: a number in `places`; zero for what did not run.
+    size
+        Bytes of the values that travelled, by index.
     """
 
     def __init__(self) -> None:
@@ -38,13 +44,7 @@ class Ledger:
         self.size: dict[int, int] = {}
         self.places: list[tuple[str, str]] = [("", "")]
         self._numbers: dict[tuple[str, str], int] = {("", ""): 0}
-
-    def grow(self, size: int) -> None:
-        """Make room for the tasks that a graph has by now."""
-        more = size - len(self.start)
-        for column in (self.start, self.end, self.cpu):
-            column.frombytes(bytes(8 * more))
-        self.place.frombytes(bytes(2 * more))
+        self._pages: list[_Page] = []
 
     def write(self, batch: Sequence[int], report: Report, pool: str) -> None:
         """Record how the calls of a batch went."""
@@ -52,21 +52,34 @@ class Ledger:
             aside = set(report.unstarted)
             batch = [index for index in batch if index not in aside]
         place = self._place(pool, report.worker)
-        start, end, cpu, places = self.start, self.end, self.cpu, self.place
-        last = report.start
-        for index, ended, cpu_seconds in zip(batch, report.ends, report.cpu_seconds, strict=False):
-            start[index] = last
-            end[index] = last = ended
-            cpu[index] = cpu_seconds
-            places[index] = place
+        ends = array("d", report.ends)
+        self._pages.append(_Page(array("L", batch), report.start, ends, report.cpu_seconds, place))
         for index, value in report.values.items():
             if type(value) is Packed:
                 self.size[index] = len(value.data)
 
     def write_lost(self, index: int, pool: str, worker: str, start: float, end: float) -> None:
         """Record an attempt that never reported: its worker died, or its time was over."""
-        self.start[index], self.end[index], self.cpu[index] = start, end, 0.0
-        self.place[index] = self._place(pool, worker)
+        place = self._place(pool, worker)
+        self._pages.append(_Page(array("L", [index]), start, array("d", [end]), {}, place))
+
+    def settle(self, size: int) -> None:
+        """Sort what came since the last time into the columns, for a graph of this size."""
+        more = size - len(self.start)
+        for column in (self.start, self.end, self.cpu):
+            column.frombytes(bytes(column.itemsize * more))
+        self.place.frombytes(bytes(self.place.itemsize * more))
+        start, end, cpu, places = self.start, self.end, self.cpu, self.place
+        pages, self._pages = self._pages, []
+        for page in pages:
+            last = page.start
+            for index, ended in zip(page.batch, page.ends, strict=False):
+                start[index] = last
+                end[index] = last = ended
+                cpu[index] = 0.0
+                places[index] = page.place
+            for index, seconds in page.cpu_seconds.items():
+                cpu[index] = seconds
 
     def _place(self, pool: str, worker: str) -> int:
         place = (pool, worker)
@@ -75,6 +88,17 @@ class Ledger:
             number = self._numbers[place] = min(len(self.places), 2**16 - 1)
             self.places.append(place)
         return number
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """The times of one batch."""
+
+    batch: array[int]
+    start: float
+    ends: array[float]
+    cpu_seconds: dict[int, float]
+    place: int
 
 
 class Records(Sequence[TaskRecord]):
@@ -108,6 +132,7 @@ class Records(Sequence[TaskRecord]):
     def record(self, index: int) -> TaskRecord:
         """Return the record of the task with this index."""
         ledger, plan, task = self._ledger, self._plan, self._graph.tasks[index]
+        ledger.settle(len(self._graph))
         pool, worker = ledger.places[ledger.place[index]]
         ran = bool(ledger.place[index])
         start, end = ledger.start[index], ledger.end[index]

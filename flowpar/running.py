@@ -113,6 +113,7 @@ def as_task(target: Any) -> Task:
     task = gather(target)
     if task._args[0] is target:
         task._function = CONSTANT
+        task._needs = ()
     return task
 
 

@@ -44,7 +44,7 @@ from flowpar.pools.serial import SerialPool
 from flowpar.pools.transport import Batch, Packed, Report, prepare_module
 from flowpar.pools.worker import execute
 from flowpar.record import CLOCK_OFFSET, Ledger, Run, failure_of
-from flowpar.task import Function, Task
+from flowpar.task import LITERAL, Function, Task, needs_of
 
 TICK: Final = 0.1
 """Seconds between two looks at the progress."""
@@ -120,7 +120,6 @@ class Scheduler:
         self._placement = Placement(self._scheduler_name())
         self._graph = graph
         self._ledger = Ledger()
-        self._ledger.grow(len(graph))
         self._plan = Plan(graph, lane_of=self._placement.lane_of, limits=options.limits)
         self._observers = Observers([*observers, *options.observers], _warn)
         if self._observers.hear("on_task_end"):
@@ -185,7 +184,7 @@ class Scheduler:
             self._fill()
             if not plan.is_active:
                 break
-            if not plan.n_running and plan.next_retry() is None and not plan.lanes():
+            if not plan.is_running and plan.next_retry() is None and not plan.lanes():
                 raise self._stuck()
             self._hear()
             if self._watched:
@@ -229,7 +228,7 @@ class Scheduler:
             limits.append(max(0.0, retry - self._clock()))
         if self._watched:
             limits.append(TICK)
-        if not self._plan.n_running and self._plan.lanes():
+        if not self._plan.is_running and self._plan.lanes():
             limits.append(0.0)
         return min(limits, default=None)
 
@@ -280,17 +279,20 @@ class Scheduler:
         lane.jobs[job] = ticket
 
     def _batch(self, lane: Lane, indices: list[int]) -> Batch:
-        graph, values, call = self._graph, self._plan.values, self._graph.call
-        calls = [call(index) for index in indices]
-        functions = {}
+        graph, values, call_of = self._graph, self._plan.values, self._graph.call
+        calls = [call_of(index) for index in indices]
+        functions: dict[int, Callable[..., Any]] = {}
+        for number in {call[1] for call in calls}:
+            function = self._plan.functions[number].function
+            functions[number] = function.call if lane.is_local else function.as_sent()
         inputs: dict[int, object] = {}
+        dependencies = graph.dependencies
         inside = set(indices)
-        for index in indices:
-            function = graph.tasks[index]._function
-            functions[function.number] = function.call if lane.is_local else function.as_sent()
-            for need in graph.dependencies[index]:
-                if need not in inside and need in values:
-                    inputs[need] = values[need]
+        for call in calls:
+            if call[2] != LITERAL:
+                for need in dependencies[call[0]]:
+                    if need not in inside and need in values:
+                        inputs[need] = values[need]
         first = graph.tasks[indices[0]]._function
         if lane.name != "async":
             self._await_coroutines(indices, functions)
@@ -354,18 +356,18 @@ class Scheduler:
             raise error
         if isinstance(error, WorkerDied) and error.position is not None:
             guilty = indices[error.position]
-            self._plan.put_back([i for i in indices if i != guilty], alone=True)
         elif len(indices) > 1:
             # One of them cannot be sent, or not be loaded: alone, each answers for itself.
-            self._plan.put_back(indices, alone=True)
+            self._plan.lose(indices)
             return
         else:
             guilty = indices[0]
         state = self._plan.state(guilty)
         if isinstance(error, NotPicklable) and self._may_stay_here(state, error):
             self._plan.change_lane(state.function, "threads")
-            self._plan.put_back([guilty], alone=True)
+            self._plan.lose(indices)
             return
+        self._plan.lose(indices, guilty)
         name = f"process {error.pid}" if isinstance(error, WorkerDied) else "?"
         self._ledger.write_lost(guilty, job.lane.pool.name, name, job.begun, self._clock())
         self._explain(error, guilty, job.lane, name)
@@ -396,7 +398,6 @@ class Scheduler:
             returned = returned.load()
         source = returned if isinstance(returned, Task) else gather(returned)
         where = self._graph.grow([source])[0]
-        self._ledger.grow(len(self._graph))
         self._plan.expand(index, where)
 
     # ------------------------------------------------------------------------------ telling
@@ -453,17 +454,10 @@ class Scheduler:
             self._last_tick = now
             event = Progressed(
                 counts=self._plan.counts(),
-                functions=self._counts_by_name,
+                functions=self._plan.counts_by_name,
                 seconds=now - self._begin,
             )
             self._observers.tell("on_progress", event)
-
-    def _counts_by_name(self) -> dict[str, Any]:
-        return {
-            state.function.name: state.counts()
-            for state in self._plan.functions.values()
-            if state.total
-        }
 
     # ------------------------------------------------------------------------------- ending
 
@@ -505,6 +499,7 @@ def gather(container: object) -> Task:
     task._function = GATHER
     task._args = (search(container, "the returned value"),)
     task._kwargs = None
+    task._needs = needs_of(task._args, None)
     task._site = None
     return task
 

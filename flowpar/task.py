@@ -382,12 +382,36 @@ class Task:
     nothing writes them after the task was built.
     """
 
-    __slots__ = ("__weakref__", "_args", "_function", "_kwargs", "_site")
+    __slots__ = ("__weakref__", "_args", "_function", "_kwargs", "_needs", "_site")
 
     _function: Function
     _args: tuple[Any, ...]
     _kwargs: Mapping[str, Any] | None
+    _needs: tuple[Task, ...] | None
+    """The tasks among the arguments: `_args` itself if each argument is one. None: there is no
+    task, and yet a container to be made anew."""
     _site: Site | None
+
+
+TASK_TYPES: Final[set[type]] = {Task}
+"""Task and its subclasses, of which there is one: asking for the exact type is quicker."""
+
+
+def needs_of(
+    args: tuple[object, ...], kwargs: Mapping[str, object] | None
+) -> tuple[Task, ...] | None:
+    """Return what `Task._needs` is for these arguments."""
+    if kwargs is None and all([type(argument) in TASK_TYPES for argument in args]):  # noqa: C419 - a list is quicker
+        return args  # type: ignore[return-value]
+    needs: list[Task] = []
+    has_template = False
+    for argument in (*args, *(kwargs or {}).values()):
+        if isinstance(argument, Task):
+            needs.append(argument)
+        elif type(argument) is Template:
+            has_template = True
+            needs.extend(argument.tasks())
+    return tuple(needs) or (None if has_template else ())
 
 
 def value(thing: object) -> object:

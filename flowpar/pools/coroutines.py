@@ -157,13 +157,13 @@ async def _limited(call: Coroutine[Any, Any, Report], batch: Batch) -> Report:
         inner.cancel()
         error = timed_out(batch.timeout or 0.0, "it was cancelled")
     failed = {index: Failure(error)}
-    return Report({}, failed, {}, [], start, [time.perf_counter()], [0.0], "event loop")
+    return Report({}, failed, {}, [], start, [time.perf_counter()], {}, "event loop")
 
 
 async def execute_coroutine(batch: Batch) -> Report:
     """Make the one call of a batch, whose function gives a coroutine, and await it."""
     (index, number, _, args, kwargs) = batch.calls[0]
-    report = Report({}, {}, {}, [], time.perf_counter(), [], [0.0], worker_name())
+    report = Report({}, {}, {}, [], time.perf_counter(), [], {}, worker_name())
     values = Values(batch.inputs)
     load_inputs(batch, values, report)
     if not report.failed:

@@ -226,10 +226,7 @@ class ForkNursery:
             if stream is not None:
                 stream.flush()  # or what is in its buffer would be written twice
         parent = os.getpid()
-        with warnings.catch_warnings():
-            # Python 3.12 warns of what the user has asked for by name.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pid = os.fork()
+        pid = _fork()
         if pid == 0:
             process_worker.main(files, parent)
         with contextlib.suppress(OSError):  # it was faster, or has ended
@@ -272,6 +269,15 @@ class ForkNursery:
         while self._files:  # only once, as the process may fork again
             os.close(self._files.popitem()[1])
         self._selector.close()
+
+
+def _fork() -> int:
+    if sys.version_info < (3, 12):
+        return os.fork()
+    with warnings.catch_warnings():
+        # It warns of threads, but the user has asked for a fork by name.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
 
 
 def kill_group(pid: int) -> None:

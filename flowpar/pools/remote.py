@@ -162,6 +162,8 @@ class RemoteWorker:
         while (number := self._claims.take()) is not None:
             ticket = self.sent.pop(number, None)
             if ticket is not None:
+                if not self.sent:
+                    self.deadline = None
                 return ticket
         return None
 

@@ -75,8 +75,8 @@ class Report:
     """When the batch started, on `time.perf_counter`, which all processes of a machine share."""
     ends: list[float]
     """When each call that was made ended, in the order of the calls, on the same clock."""
-    cpu_seconds: list[float]
-    """CPU time of each call that was made; zero for those under 0.1 ms."""
+    cpu_seconds: dict[int, float]
+    """CPU time of the calls that took more than 0.1 ms, by index."""
     worker: str
     """Which thread or process."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from flowpar.errors import TaskError, TaskTimeout
 from flowpar.pools.transport import Batch, Failure, Packed, Report, references
-from flowpar.task import ALL_REFS, LITERAL, Ref, Task, Template
+from flowpar.task import ALL_REFS, LITERAL, TASK_TYPES, Ref, Task, Template
 
 CPU_TIME_FROM = 1e-4
 """Seconds; the CPU clock of a thread costs 0.3 µs to read, so shorter calls are not asked."""
@@ -59,7 +59,7 @@ def execute(batch: Batch, mark: MutableSequence[int] | None = None) -> Report:
     """
     functions, wanted, seeds = batch.functions, batch.wanted, batch.seeds
     values = Values(batch.inputs)
-    report = Report({}, {}, {}, [], 0.0, [], [], worker_name())
+    report = Report({}, {}, {}, [], 0.0, [], {}, worker_name())
     results, ends, cpu_seconds = report.values, report.ends, report.cpu_seconds
     if any(type(value) is Packed for value in values.values()):
         load_inputs(batch, values, report)
@@ -87,14 +87,12 @@ def execute(batch: Batch, mark: MutableSequence[int] | None = None) -> Report:
                         report.unstarted.append(index)
                     else:  # an input of it could not be loaded
                         ends.append(last)
-                        cpu_seconds.append(0.0)
                     continue
                 if isinstance(error, KeyboardInterrupt) and _is_for_us():
                     raise
                 report.failed[index] = Failure(tame(error))
                 taken = value = None
                 ends.append(now := clock())
-                cpu_seconds.append(0.0)
                 last = now
                 if batch.stop_on_error:
                     report.unstarted.extend(call[0] for call in batch.calls[position + 1 :])
@@ -103,12 +101,11 @@ def execute(batch: Batch, mark: MutableSequence[int] | None = None) -> Report:
             ends.append(now := clock())
             if now - last > CPU_TIME_FROM:
                 cpu = cpu_clock()
-                cpu_seconds.append(cpu - last_cpu)
+                cpu_seconds[index] = cpu - last_cpu
                 last_cpu = cpu
-            else:
-                cpu_seconds.append(0.0)
             last = now
-            if isinstance(value, Task) or (type(value) in CONTAINERS and holds_task(value)):
+            what = type(value)
+            if what in TASK_TYPES or (what in CONTAINERS and holds_task(value)):
                 report.expanded[index] = value
                 continue
             values[index] = value

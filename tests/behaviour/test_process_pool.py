@@ -686,6 +686,22 @@ def test_cancel_what_waits_what_was_sent_and_what_runs(bell):
         pool.close()
 
 
+def test_the_clock_of_a_batch_that_was_taken_back_stops(capfd):
+    pool = ProcessPool(1)
+    try:
+        pid = call(pool, os.getpid).get()
+        os.kill(pid, signal.SIGSTOP)
+        timed = run(pool, batch_of(abs, [-1], timeout=0.3))
+        assert wait_until(lambda: pool._board._line.crew.next_deadline())
+        pool.cancel(timed.ticket)
+        assert isinstance(timed.error(), Cancelled)
+        os.kill(pid, signal.SIGCONT)
+        assert call(pool, time.sleep, 0.5).get() is None
+        assert call(pool, os.getpid).get() == pid
+    finally:
+        pool.close()
+
+
 def test_cancel_many_is_quick(pool, bell):
     heard = [call(pool, sleep_after_ring, bell.path) for _ in range(200)]
     bell.wait()
@@ -1027,6 +1043,23 @@ sys.stdin.readline()
     out, err = script.communicate("go\n", timeout=LIMIT)
     assert time.monotonic() - begun < 1
     assert (script.returncode, out, err) == (0, "", "")
+    assert wait_until(lambda: not any(map(is_alive, pids)), 2)
+
+
+def test_an_interrupt_of_the_terminal_ends_the_program_at_once(bell):
+    body = """
+for _ in range(9):
+    pool.apply_async(busy, (sys.argv[1],))
+sys.stdin.readline()
+"""
+    script = start_script(body, bell.path, "busy", "forkserver", start_new_session=True)
+    pids = [int(word) for _ in range(2) for word in bell.wait().split()]
+    begun = time.monotonic()
+    os.killpg(script.pid, signal.SIGINT)  # as a terminal does
+    _, err = script.communicate(timeout=LIMIT)
+    assert time.monotonic() - begun < 1
+    assert script.returncode == -signal.SIGINT
+    assert err.count("Traceback") == err.count("KeyboardInterrupt") == 1
     assert wait_until(lambda: not any(map(is_alive, pids)), 2)
 
 

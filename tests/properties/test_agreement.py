@@ -118,7 +118,10 @@ def drive(kind, nodes, rng):
             continue
         batch, wanted = flying.pop(rng.randrange(len(flying)))
         if rng.random() < 0.1:
-            plan.put_back(batch, alone=rng.random() < 0.5)
+            guilty = rng.choice([None, *batch])
+            plan.lose(batch, guilty)
+            if guilty is not None:
+                plan.fail(guilty, ValueError(guilty), now)
             continue
         failed = {i for i in batch if rng.random() < 0.15}
         unstarted = set()

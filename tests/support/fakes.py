@@ -76,6 +76,6 @@ def report(batch, *, failed=(), unstarted=(), expanded=(), wanted=None):
         unstarted=list(unstarted),
         start=0.0,
         ends=[0.0 for _ in made],
-        cpu_seconds=[0.0 for _ in made],
+        cpu_seconds={},
         worker="fake",
     )

@@ -45,10 +45,10 @@ class RetriesOnceTooOften(Plan):
 
 
 class LosesTasks(Plan):
-    """Forgets a task that was put back."""
+    """Forgets a task whose worker died."""
 
-    def put_back(self, indices, *, alone):
-        super().put_back(list(indices)[1:], alone=alone)
+    def lose(self, batch, guilty=None):
+        super().lose(batch[1:] or batch, guilty)
 
 
 class RunsTwice(Plan):
