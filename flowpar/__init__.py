@@ -15,27 +15,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flowpar.delayed import Delayed, DelayedFunction, delayed, map, reduce, starmap
-    from flowpar.errors import (
-        ArgumentError,
-        Cancelled,
-        CycleError,
-        FlowparError,
-        FlowparWarning,
-        GraphError,
-        InternalError,
-        MissingExtra,
-        NotPicklable,
-        OptionError,
-        PoolError,
-        RunFailed,
-        TaskError,
-        TaskTimeout,
-        WorkerDied,
-    )
-    from flowpar.options import options
-    from flowpar.record import Run
-    from flowpar.running import as_completed, compute, run, submit, visualize
+    from flowpar.delayed import Delayed as Delayed
+    from flowpar.delayed import DelayedFunction as DelayedFunction
+    from flowpar.delayed import delayed as delayed
+    from flowpar.delayed import map as map
+    from flowpar.delayed import reduce as reduce
+    from flowpar.delayed import starmap as starmap
+    from flowpar.errors import ArgumentError as ArgumentError
+    from flowpar.errors import Cancelled as Cancelled
+    from flowpar.errors import CycleError as CycleError
+    from flowpar.errors import FlowparError as FlowparError
+    from flowpar.errors import FlowparWarning as FlowparWarning
+    from flowpar.errors import GraphError as GraphError
+    from flowpar.errors import InternalError as InternalError
+    from flowpar.errors import MissingExtra as MissingExtra
+    from flowpar.errors import NotPicklable as NotPicklable
+    from flowpar.errors import OptionError as OptionError
+    from flowpar.errors import PoolError as PoolError
+    from flowpar.errors import RunFailed as RunFailed
+    from flowpar.errors import TaskError as TaskError
+    from flowpar.errors import TaskTimeout as TaskTimeout
+    from flowpar.errors import WorkerDied as WorkerDied
+    from flowpar.options import options as options
+    from flowpar.record import Run as Run
+    from flowpar.running import as_completed as as_completed
+    from flowpar.running import compute as compute
+    from flowpar.running import run as run
+    from flowpar.running import submit as submit
+    from flowpar.running import visualize as visualize
 
 __version__ = "0.1.0"
 

@@ -15,7 +15,7 @@ import io
 import itertools
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from flowpar.errors import ArgumentError
 from flowpar.task import Task, Template
@@ -29,11 +29,19 @@ ATOMS: Final = frozenset(
 DEEPEST: Final = 100
 """Levels of nesting around a delayed value: each costs a Python frame to rebuild."""
 
+MOST_HIDDEN: Final = 1000
+"""Objects looked at inside an argument that cannot be taken apart: about a millisecond."""
+
 LONGEST_ITERATOR: Final = 10_000_000
 """Values taken from an iterator before it is taken for an endless one."""
 
 _ENDLESS: Final = (itertools.count, itertools.cycle)
-_VIEWS: Final = (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS: Final[tuple[type, ...]] = (type({}.keys()), type({}.values()), type({}.items()))
+_MAPPINGS: Final = (dict, types.MappingProxyType, collections.UserDict)
+_SEQUENCES: Final = (
+    *(list, tuple, set, frozenset, collections.deque, collections.UserList),
+    *_VIEWS,
+)
 
 
 def search(argument: object, path: str) -> object:
@@ -92,47 +100,60 @@ def _is_iterator(thing: object) -> bool:
 
 def _inside(thing: object) -> Collection[object] | None:
     """Return what a container holds, or None if it is none that can be taken apart."""
-    if isinstance(thing, dict):
-        return [*thing.keys(), *thing.values()]
-    if isinstance(thing, (list, tuple, set, frozenset, collections.deque, *_VIEWS)):
-        return thing
-    if isinstance(thing, slice):
-        return (thing.start, thing.stop, thing.step)
-    if isinstance(thing, functools.partial):
-        return (thing.func, *thing.args, *thing.keywords.values())
+    for kinds, look in _LOOKS:
+        if isinstance(thing, kinds):
+            return look(thing)
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
         return [getattr(thing, f.name, None) for f in dataclasses.fields(thing)]
-    if isinstance(thing, (types.MappingProxyType, collections.UserDict)):
-        return [*thing.keys(), *thing.values()]
-    if isinstance(thing, collections.UserList):
-        return thing.data
     return None
 
 
 def _refuse_hidden(thing: object, path: str) -> None:
-    """Raise if an object that cannot be taken apart has a delayed value in plain sight."""
-    hidden = ((f".{name}", value) for name, value in _attributes(thing))
-    if type(thing).__module__.startswith("numpy") and getattr(thing, "dtype", None) == object:
-        hidden = ((".flat[…]", value) for value in thing.flat)  # type: ignore[attr-defined]
-    for where, value in hidden:
-        if isinstance(value, Task):
-            raise ArgumentError(
-                f"{path} holds a delayed value where flowpar cannot replace it: "
-                f"{path}{where} of a {type(thing).__name__}. Pass the delayed value as an "
-                "argument of its own, or make the class a dataclass",
-                path=path + where,
-            )
+    """Raise if an object that cannot be taken apart holds a delayed value; nearest first."""
+    queue: collections.deque[tuple[object, str]] = collections.deque([(thing, path)])
+    seen: set[int] = set()
+    for _ in range(MOST_HIDDEN):
+        if not queue:
+            return
+        holder, where = queue.popleft()
+        if id(holder) in seen:
+            continue
+        seen.add(id(holder))
+        for name, value in _in_sight(holder):
+            if isinstance(value, Task):
+                raise ArgumentError(
+                    f"{path} holds a delayed value where flowpar cannot replace it: "
+                    f"{where}{name} of a {type(holder).__name__}. Pass the delayed value as an "
+                    "argument of its own, or make the class a dataclass",
+                    path=where + name,
+                )
+            if type(value) not in ATOMS:
+                queue.append((value, where + name))
+
+
+def _in_sight(thing: object) -> Iterable[tuple[str, object]]:
+    """Return what an object holds, as far as that can be seen without running its code."""
+    if type(thing).__module__.startswith("numpy") and getattr(thing, "dtype", "") == "O":
+        return ((".flat[…]", value) for value in thing.flat)  # type: ignore[attr-defined]
+    inside = _inside(thing)
+    if inside is None:
+        return _attributes(thing)
+    return () if set(map(type, inside)) <= ATOMS else (("[…]", value) for value in inside)
 
 
 def _attributes(thing: object) -> Iterator[tuple[str, object]]:
-    if isinstance(thing, types.ModuleType):
+    # Our own objects hold delayed values for good reasons: a function, a run, an error's run.
+    ours = type(thing).__module__.partition(".")[0] == __name__.partition(".")[0]
+    if ours or isinstance(thing, (types.ModuleType, type)):
         return
-    yield from getattr(thing, "__dict__", {}).items()
+    if isinstance(thing, types.MethodType):
+        yield ".__self__", thing.__self__
+    yield from [(f".{name}", value) for name, value in getattr(thing, "__dict__", {}).items()]
     for kind in type(thing).__mro__:
         slots = kind.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             if name not in {"__dict__", "__weakref__"} and hasattr(thing, name):
-                yield name, getattr(thing, name)
+                yield f".{name}", getattr(thing, name)
 
 
 def _take_apart(thing: object, path: str, depth: int) -> object:
@@ -150,7 +171,7 @@ def _take_apart(thing: object, path: str, depth: int) -> object:
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
         return _take_dataclass(thing, path, depth - 1)
     if _is_iterator(thing):
-        return _take_iterator(thing, path, depth - 1)  # type: ignore[arg-type]
+        return _take_iterator(cast("Iterator[object]", thing), path, depth - 1)
     return thing
 
 
@@ -161,7 +182,8 @@ def _parts(things: Iterable[object], path: str, depth: int) -> tuple[object, ...
     )
 
 
-def _whole_if_same(thing: object, parts: tuple[object, ...], old: Iterable[object]) -> bool:
+def _is_whole(parts: tuple[object, ...], old: Iterable[object]) -> bool:
+    """Return whether nothing of a container was taken apart."""
     return all(part is before for part, before in zip(parts, old, strict=True)) and not any(
         isinstance(part, Task) for part in parts
     )
@@ -170,7 +192,7 @@ def _whole_if_same(thing: object, parts: tuple[object, ...], old: Iterable[objec
 def _take_sequence(thing: Any, path: str, depth: int) -> object:
     items = list(thing)
     parts = _parts(items, path, depth)
-    if _whole_if_same(thing, parts, items):
+    if _is_whole(parts, items):
         return thing
     return Template(_maker(thing, path), parts)
 
@@ -178,11 +200,11 @@ def _take_sequence(thing: Any, path: str, depth: int) -> object:
 def _maker(thing: Any, path: str) -> Callable[[list[Any]], object]:
     kind = type(thing)
     if kind in {list, tuple, set, frozenset}:
-        return kind  # type: ignore[no-any-return]
+        return kind
     if isinstance(thing, tuple):
         return _MakeTuple(kind, path)
     if isinstance(thing, frozenset):
-        return kind  # type: ignore[no-any-return]
+        return kind
     return _Refill(_emptied(thing, path))
 
 
@@ -205,7 +227,7 @@ def _take_mapping(thing: Any, path: str, depth: int) -> object:
     for key, value in zip(keys, values, strict=True):
         plain = type(value) in ATOMS
         parts.append(value if plain else _take_apart(value, f"{path}[{key!r:.40}]", depth))
-    if _whole_if_same(thing, tuple(parts), [*keys, *values]):
+    if _is_whole(tuple(parts), [*keys, *values]):
         return thing
     if type(thing) is dict:
         return Template(make_dict, tuple(parts))
@@ -243,15 +265,14 @@ def _take_iterator(thing: Iterator[object], path: str, depth: int) -> object:
 
 def _take_dataclass(thing: Any, path: str, depth: int) -> object:
     kind = type(thing)
-    params = getattr(kind, "__dataclass_params__", None)
-    if not getattr(params, "init", False) or "__init__" not in vars(_definer(kind)):
-        _refuse_dataclass(kind, path, "it has an __init__ of its own")
     known = dataclasses.fields(kind)
     if len(kind.__dataclass_fields__) != len(known) and any(
-        f._field_type is dataclasses._FIELD_INITVAR  # type: ignore[attr-defined] # noqa: SLF001
+        f._field_type is dataclasses._FIELD_INITVAR  # type: ignore[attr-defined]
         for f in kind.__dataclass_fields__.values()
     ):
         _refuse_dataclass(kind, path, "it has an InitVar, whose value is not kept")
+    if _parameters(kind) != {f.name for f in known if f.init}:
+        _refuse_dataclass(kind, path, "it has an __init__ of its own")
     names = [f.name for f in known if f.init]
     # A field without init= is computed by __post_init__, from the values this time.
     names += [f.name for f in known if not f.init and not hasattr(kind, "__post_init__")]
@@ -262,14 +283,17 @@ def _take_dataclass(thing: Any, path: str, depth: int) -> object:
     parts = tuple(
         _take_apart(value, f"{path}.{name}", depth) for name, value in zip(names, old, strict=True)
     )
-    if _whole_if_same(thing, parts, old):
+    if _is_whole(parts, old):
         return thing
     n_init = sum(f.init for f in known)
     return Template(_MakeDataclass(kind, tuple(names), n_init), parts)
 
 
-def _definer(kind: type) -> type:
-    return next(k for k in kind.__mro__ if "__init__" in vars(k))
+def _parameters(kind: type) -> set[str]:
+    code = getattr(kind.__init__, "__code__", None)  # type: ignore[misc]
+    if code is None:
+        return set()
+    return set(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount])
 
 
 def _refuse_dataclass(kind: type, path: str, why: str) -> None:
@@ -281,15 +305,19 @@ def _refuse_dataclass(kind: type, path: str, why: str) -> None:
     )
 
 
+_LOOKS: Final[tuple[tuple[Any, Callable[[Any], Collection[object]]], ...]] = (
+    (_MAPPINGS, lambda thing: [*thing.keys(), *thing.values()]),
+    (_SEQUENCES, lambda thing: thing),
+    (slice, lambda thing: (thing.start, thing.stop, thing.step)),
+    (functools.partial, lambda thing: (thing.func, *thing.args, *thing.keywords.values())),
+)
+
 _TAKERS: Final[tuple[tuple[Any, Callable[[Any, str, int], object]], ...]] = (
-    ((dict, types.MappingProxyType, collections.UserDict), _take_mapping),
-    (
-        (list, tuple, set, frozenset, collections.deque, collections.UserList),
-        _take_sequence,
-    ),
+    (_MAPPINGS, _take_mapping),
+    (_VIEWS, _take_view),
+    (_SEQUENCES, _take_sequence),
     (slice, _take_slice),
     (functools.partial, _take_partial),
-    (_VIEWS, _take_view),
 )
 
 
@@ -317,9 +345,8 @@ class _MakePartial:
 
     def __call__(self, parts: list[Any]) -> functools.partial[Any]:
         first = len(parts) - len(self.keywords)
-        return functools.partial(
-            *parts[:first], **dict(zip(self.keywords, parts[first:], strict=True))
-        )
+        named = dict(zip(self.keywords, parts[first:], strict=True))
+        return functools.partial(parts[0], *parts[1:first], **named)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -331,7 +358,7 @@ class _MakeTuple:
 
     def __call__(self, parts: list[Any]) -> object:
         if hasattr(self.kind, "_make"):
-            return self.kind._make(parts)  # noqa: SLF001 - the documented way for namedtuples
+            return self.kind._make(parts)
         try:
             made = self.kind(parts)
         except Exception as error:

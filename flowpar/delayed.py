@@ -7,10 +7,12 @@ import functools
 import math
 import operator
 import sys
+import types
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from flowpar import running
 from flowpar.arguments import ATOMS, search
@@ -21,12 +23,12 @@ from flowpar.scheduler import describe, gather
 from flowpar.task import (
     CONSTANT,
     DEFAULT_POLICY,
+    TASK_TYPES,
     Function,
     Policy,
     Site,
     Task,
     Template,
-    TASK_TYPES,
     is_constant,
     needs_of,
     policy_from,
@@ -41,8 +43,8 @@ _new_task = Task
 
 # ------------------------------------------------------------------------------ building
 
-_sites: dict[int, Site] = {}
-_MOST_SITES = 100_000
+_sites: dict[int, tuple[Site, types.CodeType]] = {}
+_MOST_SITES = 10_000
 
 
 def _site() -> Site:
@@ -51,14 +53,14 @@ def _site() -> Site:
     while frame.f_globals is _OUR_GLOBALS and frame.f_back is not None:
         frame = frame.f_back
     code = frame.f_code
-    # Hashing a code object is slow; its address and the instruction are as good while it lives,
-    # and the file name guards against an address that is used again.
-    key = (id(code) << 20) ^ frame.f_lasti
-    site = _sites.get(key)
-    if site is None or site.filename is not code.co_filename or site.function is not code.co_name:
-        if len(_sites) > _MOST_SITES:
-            _sites.clear()
-        site = _sites[key] = Site(code.co_filename, frame.f_lineno, code.co_name)
+    # Hashing a code object is slow, its address is not; it stays its own while it is kept here.
+    known = _sites.get((id(code) << 20) ^ frame.f_lasti)
+    if known is not None:
+        return known[0]
+    if len(_sites) > _MOST_SITES:
+        _sites.clear()
+    site = Site(code.co_filename, frame.f_lineno, code.co_name)
+    _sites[(id(code) << 20) ^ frame.f_lasti] = (site, code)
     return site
 
 
@@ -118,7 +120,7 @@ class DelayedFunction(Generic[T]):
 
     def __init__(self, function: Function) -> None:
         self._function = function
-        functools.update_wrapper(self, function.call)  # type: ignore[arg-type]
+        functools.update_wrapper(self, function.call)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Delayed[T]:
         """Build a delayed call; the arguments are checked against the function's signature."""
@@ -193,6 +195,8 @@ def _as_tasks(after: Any) -> tuple[Task, ...]:
 
 
 @overload
+def delayed(func: Delayed[T], /, **policy: Any) -> Delayed[T]: ...
+@overload
 def delayed(
     func: Callable[..., Coroutine[Any, Any, T]], /, **policy: Any
 ) -> DelayedFunction[T]: ...
@@ -202,8 +206,6 @@ def delayed(func: Callable[..., Delayed[T]], /, **policy: Any) -> DelayedFunctio
 def delayed(func: Callable[..., T], /, **policy: Any) -> DelayedFunction[T]: ...
 @overload
 def delayed(func: None = None, /, **policy: Any) -> _Decorator: ...
-@overload
-def delayed(func: Delayed[T], /, **policy: Any) -> Delayed[T]: ...
 @overload
 def delayed(func: T, /, **policy: Any) -> Delayed[T]: ...
 def delayed(func: Any = None, /, **policy: Any) -> Any:
@@ -259,6 +261,9 @@ def delayed(func: Any = None, /, **policy: Any) -> Any:
     if isinstance(func, DelayedFunction):
         return func.options(**policy) if policy else func
     checked = policy_from(DEFAULT_POLICY, policy) if policy else DEFAULT_POLICY
+    if isinstance(func, (staticmethod, classmethod)):
+        kind = type(func).__name__
+        raise OptionError(f"put @{kind} above @delayed, and not below it")
     if callable(func):
         return DelayedFunction(Function(func, checked))
     return _constant(func, checked)
@@ -276,8 +281,8 @@ class _Decorator:
     def __call__(self, func: Callable[..., T], /) -> DelayedFunction[T]: ...
     def __call__(self, func: Any, /) -> Any:
         """Return the delayed function."""
-        if not callable(func):
-            raise OptionError(f"a decorator takes a function, and not {func!r}")
+        if isinstance(func, (staticmethod, classmethod)) or not callable(func):
+            return delayed(func)
         return DelayedFunction(Function(func, self._policy))
 
 
@@ -338,7 +343,7 @@ class Delayed(Task, Generic[T]):
         """Run what this value needs, and return the record; see `flowpar.run`."""
         return running.run(self, **options)
 
-    def submit(self, **options: Any) -> Any:
+    def submit(self, **options: Any) -> Future[T]:
         """Start computing in the background, and return a ``concurrent.futures.Future``."""
         return running.submit(self, **options)
 
@@ -378,6 +383,7 @@ class Delayed(Task, Generic[T]):
         return _build(_GETITEM, (self, key), None)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Delayed[Any]:
+        """Build a call of the value to be, or of its method."""
         if self._function is _GETATTR:
             # One task for x.method(...), so that no bound method has to travel.
             return _build(_METHOD, (*self._args, *args), kwargs)
@@ -402,9 +408,54 @@ class Delayed(Task, Generic[T]):
     def __dir__(self) -> list[str]:
         return ["compute", "persist", "run", "submit", "visualize"]
 
+    if TYPE_CHECKING:  # `_add_operators` makes them; this is for type checkers
+
+        def __add__(self, other: Any) -> Delayed[Any]: ...
+        def __radd__(self, other: Any) -> Delayed[Any]: ...
+        def __sub__(self, other: Any) -> Delayed[Any]: ...
+        def __rsub__(self, other: Any) -> Delayed[Any]: ...
+        def __mul__(self, other: Any) -> Delayed[Any]: ...
+        def __rmul__(self, other: Any) -> Delayed[Any]: ...
+        def __matmul__(self, other: Any) -> Delayed[Any]: ...
+        def __rmatmul__(self, other: Any) -> Delayed[Any]: ...
+        def __truediv__(self, other: Any) -> Delayed[Any]: ...
+        def __rtruediv__(self, other: Any) -> Delayed[Any]: ...
+        def __floordiv__(self, other: Any) -> Delayed[Any]: ...
+        def __rfloordiv__(self, other: Any) -> Delayed[Any]: ...
+        def __mod__(self, other: Any) -> Delayed[Any]: ...
+        def __rmod__(self, other: Any) -> Delayed[Any]: ...
+        def __divmod__(self, other: Any) -> Delayed[Any]: ...
+        def __rdivmod__(self, other: Any) -> Delayed[Any]: ...
+        def __lshift__(self, other: Any) -> Delayed[Any]: ...
+        def __rlshift__(self, other: Any) -> Delayed[Any]: ...
+        def __rshift__(self, other: Any) -> Delayed[Any]: ...
+        def __rrshift__(self, other: Any) -> Delayed[Any]: ...
+        def __and__(self, other: Any) -> Delayed[Any]: ...
+        def __rand__(self, other: Any) -> Delayed[Any]: ...
+        def __xor__(self, other: Any) -> Delayed[Any]: ...
+        def __rxor__(self, other: Any) -> Delayed[Any]: ...
+        def __or__(self, other: Any) -> Delayed[Any]: ...
+        def __ror__(self, other: Any) -> Delayed[Any]: ...
+        def __pow__(self, other: Any) -> Delayed[Any]: ...
+        def __rpow__(self, other: Any) -> Delayed[Any]: ...
+        def __lt__(self, other: Any) -> Delayed[Any]: ...
+        def __le__(self, other: Any) -> Delayed[Any]: ...
+        def __gt__(self, other: Any) -> Delayed[Any]: ...
+        def __ge__(self, other: Any) -> Delayed[Any]: ...
+        def __eq__(self, other: object) -> Delayed[Any]: ...  # type: ignore[override]
+        def __ne__(self, other: object) -> Delayed[Any]: ...  # type: ignore[override]
+        def __neg__(self) -> Delayed[Any]: ...
+        def __pos__(self) -> Delayed[Any]: ...
+        def __abs__(self) -> Delayed[Any]: ...
+        def __invert__(self) -> Delayed[Any]: ...
+        def __trunc__(self) -> Delayed[Any]: ...
+        def __floor__(self) -> Delayed[Any]: ...
+        def __ceil__(self) -> Delayed[Any]: ...
+        def __round__(self, digits: Any = None) -> Delayed[Any]: ...
+
     # What cannot be known before.
 
-    def __bool__(self) -> bool:
+    def __bool__(self) -> NoReturn:  # noqa: PLE0304
         self._refuse("is neither true nor false before it is computed", "x.compute()")
 
     def __contains__(self, item: object) -> bool:
@@ -415,7 +466,7 @@ class Delayed(Task, Generic[T]):
     def __int__(self) -> int:
         self._refuse("is no number before it is computed", "delayed(int)(x)")
 
-    def __index__(self) -> int:
+    def __index__(self) -> NoReturn:  # noqa: PLE0305
         self._refuse("is no number before it is computed", "x.compute()")
 
     def __float__(self) -> float:
@@ -424,7 +475,7 @@ class Delayed(Task, Generic[T]):
     def __complex__(self) -> complex:
         self._refuse("is no number before it is computed", "delayed(complex)(x)")
 
-    def __bytes__(self) -> bytes:
+    def __bytes__(self) -> NoReturn:  # noqa: PLE0308
         self._refuse("is no string before it is computed", "delayed(bytes)(x)")
 
     def __array__(self, *_: object, **__: object) -> NoReturn:
@@ -478,21 +529,20 @@ _CALL = Function(_call, Policy(name="call"))
 
 def _add_operators() -> None:
     """Give `Delayed` the operators, each as one shared function."""
-    binary = "add sub mul matmul truediv floordiv mod pow lshift rshift and_ xor or_".split()
-    for word in [*binary, "divmod"]:
+    arithmetic = ["add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "divmod", "pow"]
+    for word in [*arithmetic, "lshift", "rshift", "and_", "xor", "or_"]:
         plain = divmod if word == "divmod" else getattr(operator, word)
         name = word.rstrip("_")
         function = Function(plain, Policy(name=name))
         setattr(Delayed, f"__{name}__", _forward(function))
         setattr(Delayed, f"__r{name}__", _reflected(function))
-    for word in "lt le eq ne gt ge".split():
+    for word in ["lt", "le", "eq", "ne", "gt", "ge"]:
         setattr(Delayed, f"__{word}__", _forward(Function(getattr(operator, word))))
-    for word in "neg pos abs invert".split():
+    for word in ["neg", "pos", "abs", "invert"]:
         setattr(Delayed, f"__{word}__", _forward(Function(getattr(operator, word))))
     for plain in (round, math.trunc, math.floor, math.ceil):
         setattr(Delayed, f"__{plain.__name__}__", _forward(Function(plain)))
-    Delayed.__pow__ = _forward(Function(pow))  # type: ignore[attr-defined] # pow(x, y, modulo)
-    Delayed.__hash__ = object.__hash__  # type: ignore[method-assign]
+    setattr(Delayed, "__pow__", _forward(Function(pow)))  # noqa: B010 - pow(x, y, modulo) too
 
 
 def _forward(function: Function) -> Callable[..., Delayed[Any]]:

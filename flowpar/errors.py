@@ -26,7 +26,6 @@ and what flowpar knows about the task is a note on it.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 __all__ = [
     "ArgumentError",
@@ -157,9 +156,9 @@ class FlowparWarning(UserWarning):
     """Something that went on all the same, and that the user should know."""
 
 
-if sys.version_info >= (3, 11) or TYPE_CHECKING:
+if sys.version_info >= (3, 11):
 
-    class RunFailed(FlowparError, ExceptionGroup[Exception]):
+    class RunFailed(FlowparError, ExceptionGroup[Exception]):  # noqa: F821 - of 3.11
         """At least one task failed under ``on_error="continue"``.
 
         The exceptions are those that the tasks raised; ``run`` holds what succeeded.
@@ -168,14 +167,15 @@ if sys.version_info >= (3, 11) or TYPE_CHECKING:
         run: object = None
 
         def __new__(cls, message: str, exceptions: list[Exception], **_: object) -> RunFailed:
-            return ExceptionGroup.__new__(cls, message, exceptions)  # type: ignore[return-value]
+            """Make a group; the facts are taken by ``__init__``."""
+            return super().__new__(cls, message, exceptions)
 
         def __init__(self, message: str, exceptions: list[Exception], **facts: object) -> None:
-            ExceptionGroup.__init__(self, message, exceptions)
+            Exception.__init__(self, message, exceptions)
             self.__dict__.update(facts)
 
         def __str__(self) -> str:
-            return ExceptionGroup.__str__(self)
+            return f"{self.message}: {', '.join(type(e).__name__ for e in self.exceptions)}"
 
         def derive(self, exceptions: list[Exception]) -> RunFailed:  # type: ignore[override]
             """Return a group of some of the exceptions, with the same run."""

@@ -100,12 +100,15 @@ class Graph:
         return [index[task] for task in wanted]
 
     def _walk(self, wanted: list[Task]) -> None:
-        """Add tasks depth first; long, because it runs twice a task."""
+        """Add tasks depth first.
+
+        Long, because it runs up to twice a task: a function for its inner half would cost a fifth.
+        """
         index, tasks = self._index, self.tasks
         dependencies, dependents = self.dependencies, self.dependents
         opened: set[Task] = set()
         stack = wanted[::-1]
-        while stack:
+        while stack:  # noqa: PLR1702
             task = stack[-1]
             if task in index:
                 stack.pop()
@@ -214,9 +217,9 @@ class Graph:
             edges run from a dependency to its dependent; those of ``after=`` have
             ``order_only=True``.
         """
-        import networkx  # noqa: PLC0415 - a third of a second, for those who look
+        import networkx as nx  # noqa: PLC0415 - a third of a second, for those who look
 
-        made = networkx.DiGraph()
+        made = nx.DiGraph()
         targets = set(self.targets)
         for index, task in enumerate(self.tasks):
             function = task._function

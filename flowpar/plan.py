@@ -171,7 +171,7 @@ class Plan:
         self._states: list[FunctionState] = []
         self._missing: list[int] = []
         self._uses: list[int] = []
-        self._targets = set(graph.targets)
+        self._targets = collections.Counter(graph.targets)
         self._lane_of = lane_of
         self._limits = dict(limits or {})
         self._held: collections.Counter[str] = collections.Counter()
@@ -193,6 +193,11 @@ class Plan:
     def is_active(self) -> bool:
         """Whether a task has not come to its end."""
         return self._open > 0
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether tasks wait, and nothing runs or will run that could free them."""
+        return bool(self._open) and not (self._flying or self._later or any(self._ready.values()))
 
     @property
     def is_running(self) -> bool:
@@ -260,13 +265,13 @@ class Plan:
         while True:
             first = heapq.heappop(ready) & _RANKS
             if not (self._states[first].alone or first in self._alone):
-                batch = self._gather(first, lane, share)
-                break
+                return self._start(self._gather(first, lane, share))
             if self._acquire(first):
-                batch = [first]
-                break
+                return self._start([first])
             if not ready:
                 return []
+
+    def _start(self, batch: list[int]) -> list[int]:
         status, attempts = self.status, self.attempts
         for index in batch:
             if status[index] > READY:
@@ -288,7 +293,7 @@ class Plan:
         left: dict[int, int] = {}
         stack = [first]
         seconds = 0.0
-        while True:
+        while True:  # noqa: PLR1702
             if not stack:
                 if share <= 1 or not ready:
                     break
@@ -401,14 +406,17 @@ class Plan:
             state.seconds += end - last
             last = end
 
-    def _done(self, indices: Iterable[int]) -> None:
-        """Mark tasks done, free their dependents, and let go of values nobody needs any more."""
+    def _done(self, indices: Iterable[int]) -> None:  # noqa: C901
+        """Mark tasks done, free their dependents, and let go of values nobody needs any more.
+
+        Long, because it runs once a task.
+        """
         status, missing, uses, values = self.status, self._missing, self._uses, self.values
         dependents, dependencies = self.graph.dependents, self.graph.dependencies
         states, ended, targets = self._states, self.ended, self.finished_targets
         aliases: list[int] = []
         n_done = 0
-        for index in indices:
+        for index in indices:  # noqa: PLR1702
             if status[index] != RUNNING:
                 raise self._wrong_move(index, DONE)
             status[index] = DONE
@@ -436,7 +444,7 @@ class Plan:
             self._settle_aliases(aliases)
 
     def _settle_aliases(self, aliases: list[int]) -> None:
-        """Give tasks the values of the delayed values that they returned; any depth, no recursion."""
+        """Give tasks the values of the delayed values that they returned, to any depth."""
         while aliases:
             index = aliases.pop()
             source = self._alias.pop(index)
@@ -449,16 +457,23 @@ class Plan:
                 self.ended.append(Ended(index, Status.DONE))
             if self.finished_targets is not None and index in self._targets:
                 self.finished_targets.append(index)
-            for dependent in self.graph.dependents[index]:
-                self._missing[dependent] -= 1
-                if not self._missing[dependent] and self.status[dependent] == WAITING:
-                    if dependent in self._alias:
-                        aliases.append(dependent)
-                    else:
-                        self._make_ready(dependent)
+            aliases += self._free_dependents(index)
             self._let_go(index)
             if not self._uses[index]:
                 self.values.pop(index, None)
+
+    def _free_dependents(self, index: int) -> list[int]:
+        """Make ready what waited for a task alone; return those that take its value for theirs."""
+        aliases = []
+        for dependent in self.graph.dependents[index]:
+            self._missing[dependent] -= 1
+            if self._missing[dependent] or self.status[dependent] != WAITING:
+                continue
+            if dependent in self._alias:
+                aliases.append(dependent)
+            else:
+                self._make_ready(dependent)
+        return aliases
 
     def fail(self, index: int, error: BaseException, now: float) -> bool:
         """Record that an attempt failed; return whether there will be another.
@@ -494,15 +509,18 @@ class Plan:
         while stack:
             for dependent in self.graph.dependents[stack.pop()]:
                 if self.status[dependent] == WAITING:
-                    self._move(dependent, SKIPPED)
-                    self._let_go(dependent)
-                    self._states[dependent].skipped += 1
-                    self._open -= 1
-                    self.reasons[dependent] = why
-                    self._alias.pop(dependent, None)
-                    if self.ended is not None:
-                        self.ended.append(Ended(dependent, Status.SKIPPED))
+                    self._skip(dependent, why)
                     stack.append(dependent)
+
+    def _skip(self, index: int, why: str) -> None:
+        self._move(index, SKIPPED)
+        self._let_go(index)
+        self._states[index].skipped += 1
+        self._open -= 1
+        self.reasons[index] = why
+        self._alias.pop(index, None)
+        if self.ended is not None:
+            self.ended.append(Ended(index, Status.SKIPPED))
 
     def lose(self, batch: list[int], guilty: int | None = None) -> None:
         """Undo the start of a batch that will not be reported: its worker is gone, or refused it.
@@ -532,14 +550,18 @@ class Plan:
     def wake(self, now: float) -> None:
         """Make those tasks ready whose wait before another attempt is over."""
         while self._later and self._later[0][0] <= now:
-            self._make_ready(heapq.heappop(self._later)[1])
+            index = heapq.heappop(self._later)[1]
+            # It may have lost, with its worker, what it needs: then that comes first.
+            if self.status[index] == WAITING and not self._missing[index]:
+                self._make_ready(index)
 
     def change_lane(self, function: Function, lane: str) -> None:
         """Let the tasks of a function wait for another pool."""
         state = self.functions[function.number]
         old = self._ready.get(state.lane, [])
         state.lane = lane
-        staying, moving = [], []
+        staying: list[int] = []
+        moving: list[int] = []
         for entry in old:
             (moving if self._states[entry & _RANKS] is state else staying).append(entry)
         if moving:
@@ -743,14 +765,13 @@ class Plan:
             self._drop_use(need)
 
     def take_targets(self) -> list[int]:
-        """Return the targets that finished since the last call."""
+        """Return the targets that finished since the last call, each as often as it is one."""
         found, self.finished_targets = self.finished_targets or [], []
-        return found
+        return [index for index in found for _ in range(self._targets[index])]
 
     def drop_target(self, index: int) -> None:
         """Let go of a target's value, once it was handed over."""
-        self._targets.discard(index)
-        for _ in range(self.graph.targets.count(index)):
+        for _ in range(self._targets.pop(index, 0)):
             self._drop_use(index)
 
     def _drop_use(self, index: int) -> None:

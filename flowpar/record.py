@@ -58,10 +58,10 @@ class Ledger:
             if type(value) is Packed:
                 self.size[index] = len(value.data)
 
-    def write_lost(self, index: int, pool: str, worker: str, start: float, end: float) -> None:
+    def write_lost(self, index: int, place: tuple[str, str], start: float, end: float) -> None:
         """Record an attempt that never reported: its worker died, or its time was over."""
-        place = self._place(pool, worker)
-        self._pages.append(_Page(array("L", [index]), start, array("d", [end]), {}, place))
+        number = self._place(*place)
+        self._pages.append(_Page(array("L", [index]), start, array("d", [end]), {}, number))
 
     def settle(self, size: int) -> None:
         """Sort what came since the last time into the columns, for a graph of this size."""

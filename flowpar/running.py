@@ -245,18 +245,17 @@ def _stream(scheduler: Scheduler) -> Iterator[Any]:
         values.put((_END, error))
 
     threading.Thread(target=lambda: context.run(work), name="flowpar-run", daemon=True).start()
-    ended = False
+    value: object = None
     try:
         while True:
             value, error = values.get()
+            if error is not None:
+                raise error
             if value is _END:
-                ended = True
-                if error is not None:
-                    raise error
                 return
             yield value
     finally:
-        if not ended:
+        if value is not _END:  # whoever uses the values left the loop
             scheduler.cancel()
             while values.get()[0] is not _END:
                 continue

@@ -11,9 +11,7 @@ only puts what it got on a queue::
 from __future__ import annotations
 
 import hashlib
-import os
 import queue
-import random
 import threading
 import time
 import warnings
@@ -26,10 +24,8 @@ from flowpar.errors import (
     Cancelled,
     CycleError,
     FlowparWarning,
-    InternalError,
     NotPicklable,
     TaskError,
-    TaskTimeout,
     WorkerDied,
     add_note,
 )
@@ -37,14 +33,13 @@ from flowpar.events import Observers, Progressed, RunEnded, RunStarted, TaskEnde
 from flowpar.graph import Graph
 from flowpar.options import Options
 from flowpar.placement import TINY, TINY_AFTER, Placement
-from flowpar.plan import FunctionState, Plan, Status
+from flowpar.plan import FunctionState, Plan
 from flowpar.pools import shared, worker
-from flowpar.pools.base import Pool
 from flowpar.pools.serial import SerialPool
 from flowpar.pools.transport import Batch, Packed, Report, prepare_module
 from flowpar.pools.worker import execute
 from flowpar.record import CLOCK_OFFSET, Ledger, Run, failure_of
-from flowpar.task import LITERAL, Function, Task, needs_of
+from flowpar.task import LITERAL, Function, Task, Template, needs_of
 
 TICK: Final = 0.1
 """Seconds between two looks at the progress."""
@@ -178,13 +173,11 @@ class Scheduler:
         plan = self._plan
         if self.deliver is not None:
             plan.finished_targets = [i for i in set(self._graph.targets) if i in plan.values]
-            self._deliver()
+            self._deliver(self.deliver)
         while plan.is_active:
             plan.wake(self._clock())
             self._fill()
-            if not plan.is_active:
-                break
-            if not plan.is_running and plan.next_retry() is None and not plan.lanes():
+            if plan.is_stuck:
                 raise self._stuck()
             self._hear()
             if self._watched:
@@ -251,7 +244,7 @@ class Scheduler:
         lane = self._lanes[name] = Lane(name, pool, getattr(pool, "slots", 1), is_local)
         return lane
 
-    def _pool(self, name: str) -> Pool:
+    def _pool(self, name: str) -> Any:
         workers = self._options.workers
         if name == "inline":
             return SerialPool()
@@ -260,7 +253,7 @@ class Scheduler:
         if name == "threads":
             return shared.thread_pool(workers)
         if name == "processes":
-            return shared.process_pool(workers, self._options.start_method)  # type: ignore[no-any-return]
+            return shared.process_pool(workers, self._options.start_method)
         return _adapted(self._options.scheduler)
 
     def _send(self, lane: Lane, indices: list[int]) -> None:
@@ -285,14 +278,9 @@ class Scheduler:
         for number in {call[1] for call in calls}:
             function = self._plan.functions[number].function
             functions[number] = function.call if lane.is_local else function.as_sent()
-        inputs: dict[int, object] = {}
-        dependencies = graph.dependencies
-        inside = set(indices)
-        for call in calls:
-            if call[2] != LITERAL:
-                for need in dependencies[call[0]]:
-                    if need not in inside and need in values:
-                        inputs[need] = values[need]
+        needs = graph.dependencies
+        taken = {need for call in calls if call[2] != LITERAL for need in needs[call[0]]}
+        inputs = {need: values[need] for need in taken.difference(indices) if need in values}
         first = graph.tasks[indices[0]]._function
         if lane.name != "async":
             self._await_coroutines(indices, functions)
@@ -337,7 +325,7 @@ class Scheduler:
         if self._plan.ended:
             self._tell_task_ends()
         if self.deliver is not None:
-            self._deliver()
+            self._deliver(self.deliver)
 
     def _take_report(self, job: Job, report: Report) -> None:
         plan = self._plan
@@ -369,7 +357,8 @@ class Scheduler:
             return
         self._plan.lose(indices, guilty)
         name = f"process {error.pid}" if isinstance(error, WorkerDied) else "?"
-        self._ledger.write_lost(guilty, job.lane.pool.name, name, job.begun, self._clock())
+        place = (job.lane.pool.name, name)
+        self._ledger.write_lost(guilty, place, job.begun, self._clock())
         self._explain(error, guilty, job.lane, name)
         self._plan.fail(guilty, error, self._clock())
 
@@ -402,13 +391,14 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------ telling
 
-    def _deliver(self) -> None:
-        for index in self._plan.take_targets():
+    def _deliver(self, deliver: Callable[[Any], object]) -> None:
+        ended = self._plan.take_targets()
+        for index in ended:
             value = self._plan.values[index]
             if type(value) is Packed:
                 value = value.load()
-            for _ in range(self._graph.targets.count(index)):
-                self.deliver(value)
+            deliver(value)
+        for index in set(ended):
             self._plan.drop_target(index)
 
     def _explain(self, error: BaseException, index: int, lane: Lane, worker_name: str) -> None:
@@ -530,6 +520,8 @@ def describe(task: Task) -> str:
 def _short(value: object) -> str:
     if isinstance(value, Task):
         return f"<{value._function.name}>"
+    if type(value) is Template:
+        return _short_template(value)
     kind = type(value).__name__
     try:
         size = len(value)  # type: ignore[arg-type]
@@ -542,6 +534,15 @@ def _short(value: object) -> str:
     except Exception:  # noqa: BLE001 - a __repr__ of the user's
         return f"<{kind}>"
     return text if len(text) <= 60 else text[:57] + "…"  # noqa: PLR2004 - a third of a line
+
+
+def _short_template(template: Template) -> str:
+    """Return a container that holds delayed values, about as it was written."""
+    name = getattr(template.make, "__name__", None) or type(template.make).__name__.strip("_")
+    parts = ", ".join(_short(part) for part in template.parts[:4])
+    more = ", …" if len(template.parts) > 4 else ""  # noqa: PLR2004 - a third of a line
+    shapes = {"list": f"[{parts}{more}]", "tuple": f"({parts}{more})", "set": f"{{{parts}{more}}}"}
+    return shapes.get(name, f"{name}({parts}{more})")
 
 
 def _cancel(pool: Any, tickets: list[object]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import itertools
+import math
 import numbers
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -110,7 +111,7 @@ def check_number(name: str, value: object, *, above: float | None = None) -> flo
     legal = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if legal:
         amount = float(value)  # type: ignore[arg-type]
-        legal = amount == amount and (amount >= 0 if above is None else amount > above)  # noqa: PLR0124 - NaN
+        legal = math.isfinite(amount) and (amount >= 0 if above is None else amount > above)
     if not legal:
         at_least = "zero or more" if above is None else f"more than {above:g}"
         raise OptionError(f"{name} takes a number, {at_least}, and not {value!r}")
@@ -276,7 +277,10 @@ class Function:
 
 
 def _function(
-    call: Callable[..., object], policy: Policy, after: tuple[Task, ...], is_cheap: bool
+    call: Callable[..., object],
+    policy: Policy,
+    after: tuple[Task, ...],
+    is_cheap: bool,  # noqa: FBT001 - called by pickle
 ) -> Function:
     return Function(call, policy, after=after, is_cheap=is_cheap)
 
@@ -371,7 +375,7 @@ def _gives_coroutine(call: Callable[..., object]) -> bool:
         return True
     if inspect.isroutine(call) or isinstance(call, type):
         return False
-    return inspect.iscoroutinefunction(getattr(type(call), "__call__", None))
+    return inspect.iscoroutinefunction(getattr(type(call), "__call__", None))  # noqa: B004
 
 
 class Task:

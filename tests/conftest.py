@@ -33,7 +33,7 @@ def _no_hang(request):
 def children() -> set[int]:
     """Return the processes that this one started and that are alive, theirs included."""
     mine, found = {os.getpid()}, set()
-    for entry in sorted((int(name) for name in os.listdir("/proc") if name.isdigit())):
+    for entry in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
         try:
             with open(f"/proc/{entry}/stat") as file:
                 fields = file.read().rpartition(")")[2].split()

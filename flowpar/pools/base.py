@@ -50,7 +50,7 @@ class OwnPool(Pool, Protocol):
     slots: int
 
     def cancel(self, ticket: object) -> None:
-        """Stop a call, or forget it where that cannot be; it then ends with `Cancelled`, if at all."""
+        """Stop a call, or forget it where that cannot be; it ends with `Cancelled`, if at all."""
 
     def close(self) -> None:
         """Stop what still runs and free everything. May be called twice."""
@@ -91,7 +91,8 @@ class Watchdog:
                     return
                 pause = self._due[0][0] - time.monotonic() if self._due else None
                 if pause is None or pause > 0:
-                    self._condition.wait(pause)
+                    # Longer than this is more than a lock takes: then look again.
+                    self._condition.wait(pause and min(pause, threading.TIMEOUT_MAX))
                     continue
                 _, _, function = heapq.heappop(self._due)
             function()

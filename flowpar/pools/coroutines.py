@@ -57,9 +57,9 @@ class CoroutinePool:
 
     def apply_async(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., Any],  # noqa: ARG002 - the shape of every pool
         args: tuple[Any, ...] = (),
-        kwds: Mapping[str, Any] | None = None,
+        kwds: Mapping[str, Any] | None = None,  # noqa: ARG002
         callback: Callback | None = None,
         error_callback: Callback | None = None,
     ) -> Ticket:
@@ -113,7 +113,7 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     mark_thread_as_inside()
     try:
-        loop.run_forever()
+        _run_until_stopped(loop)
         left = asyncio.all_tasks(loop)
         for task in left:
             task.cancel()
@@ -122,6 +122,15 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()
+
+
+def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
+    while True:
+        try:
+            loop.run_forever()
+        except (KeyboardInterrupt, SystemExit):
+            continue  # of a task that a coroutine of the user's started: asyncio lets it pass
+        return
 
 
 async def _run(ticket: Ticket, batch: Batch) -> None:
@@ -162,7 +171,7 @@ async def _limited(call: Coroutine[Any, Any, Report], batch: Batch) -> Report:
 
 async def execute_coroutine(batch: Batch) -> Report:
     """Make the one call of a batch, whose function gives a coroutine, and await it."""
-    (index, number, _, args, kwargs) = batch.calls[0]
+    index, number, *_ = batch.calls[0]
     report = Report({}, {}, {}, [], time.perf_counter(), [], {}, worker_name())
     values = Values(batch.inputs)
     load_inputs(batch, values, report)
@@ -200,6 +209,7 @@ class Awaited:
         self.function = function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the coroutine returns."""
         try:
             asyncio.get_running_loop()
         except RuntimeError:

@@ -194,7 +194,7 @@ def _command() -> list[str]:
             'flowpar and cloudpickle are not files. Use scheduler="threads"'
         )
     # As multiprocessing does, so that -O, -W, -X and the like hold in workers too.
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return [sys.executable, *flags, "-c", nanny.BOOTSTRAP, *files]
 
 

@@ -93,7 +93,7 @@ class ProcessPool:
         """Whether `close` was called."""
         return self._board.is_closed
 
-    def apply_async(  # noqa: PLR0917 - as multiprocessing.Pool
+    def apply_async(
         self,
         func: Callable[..., Any],
         args: tuple[Any, ...] = (),

@@ -62,7 +62,7 @@ def _run_for(timeout: float, function: Callable[[], Any]) -> Any:
 
     thread = threading.Thread(target=run, name="flowpar-timed", daemon=True)
     thread.start()
-    thread.join(timeout)
+    thread.join(min(timeout, threading.TIMEOUT_MAX))
     if not ended:
         raise timed_out(timeout, "it goes on in its thread, which cannot be stopped")
     succeeded, result = ended[0]

@@ -182,4 +182,4 @@ def _umask() -> int:
 
 
 def _environ_bytes() -> dict[bytes, bytes]:
-    return os.environ._data  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001 - see above
+    return os.environ._data  # type: ignore[attr-defined,no-any-return]

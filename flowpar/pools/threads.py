@@ -6,6 +6,7 @@ and goes on in its thread; another thread takes that one's place, and it ends wi
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import queue
@@ -23,15 +24,17 @@ from flowpar.pools.worker import timed_out
 class Ticket:
     """One call: who is to be told, and whether they were."""
 
-    __slots__ = ("_callback", "_error_callback", "_lock", "begun", "run")
+    __slots__ = ("_callback", "_error_callback", "_lock", "begun", "run", "timeout")
 
     def __init__(
         self,
         run: Callable[[], Any],
         callback: Callback | None,
         error_callback: Callback | None,
+        timeout: float | None = None,
     ) -> None:
-        self.run = run
+        self.run: Callable[[], Any] | None = run
+        self.timeout = timeout
         self.begun = False
         self._callback = callback
         self._error_callback = error_callback
@@ -44,15 +47,18 @@ class Ticket:
 
     def succeed(self, result: Any) -> bool:
         """Tell the result, unless something was told before; return whether it was told."""
-        return self._tell(self._callback, result)
+        return self._settle() and self._tell(self._callback, result)
 
     def fail(self, error: BaseException) -> bool:
         """Tell the error, unless something was told before; return whether it was told."""
-        return self._tell(self._error_callback, error)
+        return self._settle() and self._tell(self._error_callback, error)
+
+    def _settle(self) -> bool:
+        return self._lock.acquire(blocking=False)
 
     def _tell(self, callback: Callback | None, what: Any) -> bool:
-        if not self._lock.acquire(blocking=False):
-            return False
+        # A watchdog may hold this ticket for hours, and must not hold the arguments with it.
+        self.run = self._callback = self._error_callback = None
         if callback is not None:
             callback(what)
         return True
@@ -94,23 +100,24 @@ class ThreadPool:
         if self.closed or os.getpid() != self._pid:
             raise PoolError("this thread pool is closed, or belongs to another process")
         timeout = args[0].timeout if args and type(args[0]) is Batch else None
-        ticket = Ticket(lambda: func(*args, **(kwds or {})), callback, error_callback)
-        if timeout is not None:
-            run = ticket.run
-            ticket.run = lambda: self._run_timed(ticket, run, timeout)
-        self._queue.put(ticket)
+        ticket = Ticket(lambda: func(*args, **(kwds or {})), callback, error_callback, timeout)
         with self._lock:
-            needed = self._threads < self.width and self._queue.qsize() > self._free
-            if needed:
-                self._threads += 1
+            # Each call claims a thread that waits; if none is left, there is to be one more.
+            needed = not self._free and self._threads < self.width
+            self._threads += needed
+            self._free -= bool(self._free)
+            self._queue.put(ticket)
         if needed:
             self._start_thread()
         return ticket
 
     def cancel(self, ticket: object) -> None:
         """Forget a call; if it has begun, another thread takes the place of its own."""
-        if isinstance(ticket, Ticket) and ticket.fail(Cancelled("the run ended")) and ticket.begun:
-            self._start_thread()
+        if isinstance(ticket, Ticket) and ticket.fail(Cancelled("the run ended")):
+            with self._lock:
+                begun = ticket.begun
+            if begun:
+                self._start_thread()
 
     def close(self) -> None:
         """Let every thread end after the call that it is in."""
@@ -123,32 +130,45 @@ class ThreadPool:
         name = f"thread {next(self._numbers)}"
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
-    def _run_timed(self, ticket: Ticket, run: Callable[[], Any], timeout: float) -> Any:
-        def expire() -> None:
-            error = timed_out(timeout, "it goes on in its thread, which cannot be stopped")
-            if ticket.fail(error):
-                self._start_thread()
-
-        self._watchdog.call_later(timeout, expire)
-        return run()
+    def _expire(self, ticket: Ticket) -> None:
+        error = timed_out(
+            ticket.timeout or 0.0, "it goes on in its thread, which cannot be stopped"
+        )
+        if ticket.fail(error):
+            self._start_thread()
 
     def _work(self) -> None:
         while True:
-            self._free += 1
-            ticket = self._queue.get()
-            self._free -= 1
+            ticket = self._next()
             if ticket is None:
                 return
-            if ticket.is_settled:
-                continue
-            ticket.begun = True
-            if not self._run(ticket):
+            if self._begin(ticket) and not self._run(ticket):
                 return  # another thread has this one's place
+            ticket = None  # it holds what it was given until the next one comes
+
+    def _next(self) -> Ticket | None:
+        with self._lock:
+            try:
+                return self._queue.get_nowait()
+            except queue.Empty:
+                self._free += 1
+        return self._queue.get()
+
+    def _begin(self, ticket: Ticket) -> bool:
+        """Return whether a call is still wanted; from then on, who ends it replaces its thread."""
+        with self._lock:
+            ticket.begun = not ticket.is_settled
+        if ticket.begun and ticket.timeout is not None:
+            self._watchdog.call_later(ticket.timeout, functools.partial(self._expire, ticket))
+        return ticket.begun
 
     @staticmethod
     def _run(ticket: Ticket) -> bool:
+        run = ticket.run
+        if run is None:
+            return False
         try:
-            result = ticket.run()
+            result = run()
         except BaseException as error:  # noqa: BLE001 - whatever it is, this thread serves others
             return ticket.fail(error)
         return ticket.succeed(result)

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import functools
 import io
-import linecache
 import pickle
 import sys
+import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from flowpar.errors import NotPicklable, TaskError, add_note
+from flowpar.errors import InternalError, NotPicklable, TaskError, add_note
 from flowpar.task import ALL_REFS, LITERAL, Call, Ref, Template
 
 PLAIN: Final = frozenset({int, float, str, bytes, bool, type(None), complex})
@@ -269,7 +269,7 @@ def find_culprit(value: object, path: str, *, depth: int = 12) -> str:
     return path
 
 
-def _parts(value: object) -> Iterator[tuple[str, object]]:
+def _parts(value: object) -> Iterator[tuple[str, object]]:  # noqa: C901 - one branch a kind
     if isinstance(value, Mapping):
         yield from ((f"[{key!r}]", part) for key, part in value.items())
     elif isinstance(value, (list, tuple, set, frozenset)):
@@ -296,7 +296,7 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:
 
 
 def dump_report(report: Report) -> bytes:
-    """Return the pickle of a report; a value that cannot be pickled becomes a failure of its call."""
+    """Return the pickle of a report; a value that does not pickle becomes a failure of its call."""
     values: dict[int, object] = {}
     failed: dict[int, object] = {}
     expanded: dict[int, object] = {}
@@ -418,14 +418,13 @@ def _text_of(error: BaseException) -> str:
 _OUR_FOLDER: Final = __file__.rsplit("pools", 1)[0]
 
 
-def user_frames(traceback: types.TracebackType | None) -> list[Frame]:
+def user_frames(passed: types.TracebackType | None) -> list[Frame]:
     """Return where an exception passed, outermost first, without flowpar's own frames."""
     frames = []
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
+    for frame, line in traceback.walk_tb(passed):
+        code = frame.f_code
         if not code.co_filename.startswith(_OUR_FOLDER):
-            frames.append((code.co_filename, traceback.tb_lineno, code.co_name))
-        traceback = traceback.tb_next
+            frames.append((code.co_filename, line, code.co_name))
     return frames
 
 
@@ -450,11 +449,9 @@ def _frame(filename: str, line: int, function: str) -> types.FrameType:
     try:
         exec(code, {"__name__": "flowpar.traceback", "__file__": filename})  # noqa: S102
     except StopAsyncIteration as stop:
-        traceback = stop.__traceback__
-        while traceback is not None and traceback.tb_next is not None:
-            traceback = traceback.tb_next
-    linecache.lazycache(filename, {})
-    return traceback.tb_frame  # type: ignore[union-attr]
+        *_, (frame, _line) = traceback.walk_tb(stop.__traceback__)
+        return frame
+    raise InternalError("a statement that raises did not")
 
 
 def references(call: Call) -> Iterator[int]:

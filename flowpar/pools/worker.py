@@ -40,7 +40,9 @@ class Values(dict[int, object]):
         raise NotComputed(index)
 
 
-def execute(batch: Batch, mark: MutableSequence[int] | None = None) -> Report:
+def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
+    batch: Batch, mark: MutableSequence[int] | None = None
+) -> Report:
     """Make the calls of a batch and report how each ended.
 
     Parameters
@@ -67,7 +69,7 @@ def execute(batch: Batch, mark: MutableSequence[int] | None = None) -> Report:
     _inside.depth = getattr(_inside, "depth", 0) + 1
     last_cpu = cpu_clock()
     report.start = last = clock()
-    try:
+    try:  # noqa: PLR1702
         for position, (index, number, kind, args, kwargs) in enumerate(batch.calls):
             if mark is not None:
                 mark[0] = position
@@ -81,7 +83,7 @@ def execute(batch: Batch, mark: MutableSequence[int] | None = None) -> Report:
                 if seeds is not None:
                     _seed(seeds[index])
                 value = functions[number](*taken, **kwargs) if kwargs else functions[number](*taken)
-            except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
+            except BaseException as error:
                 if type(error) is NotComputed:
                     if index not in report.failed:
                         report.unstarted.append(index)
@@ -121,11 +123,10 @@ def execute(batch: Batch, mark: MutableSequence[int] | None = None) -> Report:
 def _keep_for_later(batch: Batch, values: Mapping[int, object], report: Report) -> None:
     """Report what calls need that are to be made again, elsewhere perhaps."""
     again = report.failed.keys() | set(report.unstarted)
-    for call in batch.calls:
-        if call[0] in again:
-            for index in references(call):
-                if index in values and index not in batch.inputs:
-                    report.values[index] = values[index]
+    needed = {index for call in batch.calls if call[0] in again for index in references(call)}
+    for index in needed - batch.inputs.keys():
+        if index in values:
+            report.values[index] = values[index]
 
 
 def mark_thread_as_inside() -> None:
@@ -170,12 +171,11 @@ def load_inputs(batch: Batch, values: dict[int, object], report: Report) -> None
     for call in batch.calls if broken else ():
         for index in references(call):
             if index in broken:
-                error = broken[index]
+                why = broken[index]
                 failure = TaskError(
-                    f"a value that this task needs could not be loaded: "
-                    f"{type(error).__name__}: {error}"
+                    f"a value that this task needs could not be loaded: {type(why).__name__}: {why}"
                 )
-                failure.__cause__ = error
+                failure.__cause__ = why
                 report.failed[call[0]] = Failure(failure)
 
 

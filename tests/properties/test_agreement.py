@@ -95,6 +95,9 @@ def test_a_plan_alone_ends_whatever_the_order_of_outcomes(nodes, seed):
     drive(Plan, nodes, random.Random(seed))
 
 
+ENDS = {Status.DONE, Status.FAILED}
+
+
 def drive(kind, nodes, rng):
     """Take and finish at random; check order, moves and the end."""
     from support.fakes import report
@@ -142,7 +145,8 @@ def drive(kind, nodes, rng):
             for n in graph.dependencies[index]
             if plan.status[n] in {Status.FAILED, Status.SKIPPED}
         ]
-        assert (plan.status[index] == Status.SKIPPED) == bool(failed_needs)
+        # One that failed may have lost, with its worker, the value of another that fails since.
+        assert plan.status[index] in ({Status.SKIPPED, Status.FAILED} if failed_needs else ENDS)
         if plan.status[index] == Status.FAILED:
             policy = graph.function(index).policy
             assert plan.attempts[index] == policy.retries + 1
