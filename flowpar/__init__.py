@@ -15,12 +15,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flowpar.delayed import Delayed as Delayed
-    from flowpar.delayed import DelayedFunction as DelayedFunction
-    from flowpar.delayed import delayed as delayed
-    from flowpar.delayed import map as map
-    from flowpar.delayed import reduce as reduce
-    from flowpar.delayed import starmap as starmap
+    from flowpar.dsl import Delayed as Delayed
+    from flowpar.dsl import DelayedFunction as DelayedFunction
+    from flowpar.dsl import delayed as delayed
+    from flowpar.dsl import map as map
+    from flowpar.dsl import reduce as reduce
+    from flowpar.dsl import starmap as starmap
     from flowpar.errors import ArgumentError as ArgumentError
     from flowpar.errors import Cancelled as Cancelled
     from flowpar.errors import CycleError as CycleError
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from flowpar.errors import TaskError as TaskError
     from flowpar.errors import TaskTimeout as TaskTimeout
     from flowpar.errors import WorkerDied as WorkerDied
-    from flowpar.options import options as options
+    from flowpar.settings import options as options
     from flowpar.record import Run as Run
     from flowpar.running import as_completed as as_completed
     from flowpar.running import compute as compute
@@ -52,8 +52,8 @@ _HOMES = {
     "ArgumentError": "errors",
     "Cancelled": "errors",
     "CycleError": "errors",
-    "Delayed": "delayed",
-    "DelayedFunction": "delayed",
+    "Delayed": "dsl",
+    "DelayedFunction": "dsl",
     "FlowparError": "errors",
     "FlowparWarning": "errors",
     "GraphError": "errors",
@@ -69,12 +69,12 @@ _HOMES = {
     "WorkerDied": "errors",
     "as_completed": "running",
     "compute": "running",
-    "delayed": "delayed",
-    "map": "delayed",
-    "options": "options",
-    "reduce": "delayed",
+    "delayed": "dsl",
+    "map": "dsl",
+    "options": "settings",
+    "reduce": "dsl",
     "run": "running",
-    "starmap": "delayed",
+    "starmap": "dsl",
     "submit": "running",
     "visualize": "running",
 }

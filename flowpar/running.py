@@ -14,7 +14,7 @@ from typing import Any
 from flowpar.arguments import search
 from flowpar.errors import OptionError
 from flowpar.graph import Graph, values_needed
-from flowpar.options import Options, resolve
+from flowpar.settings import Options, resolve
 from flowpar.pools import worker
 from flowpar.record import Run
 from flowpar.scheduler import Scheduler, gather

@@ -31,7 +31,7 @@ from flowpar.errors import (
 )
 from flowpar.events import Observers, Progressed, RunEnded, RunStarted, TaskEnded, TaskStarted
 from flowpar.graph import Graph
-from flowpar.options import Options
+from flowpar.settings import Options
 from flowpar.placement import TINY, TINY_AFTER, Placement
 from flowpar.plan import FunctionState, Plan
 from flowpar.pools import shared, worker

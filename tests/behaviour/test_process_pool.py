@@ -387,11 +387,18 @@ def test_a_result_that_does_not_load(pool):
 
 
 def test_a_callback_that_raises_is_reported_and_the_pool_goes_on(pool, capfd):
-    for kind in (ValueError, SystemExit, KeyboardInterrupt):
-        pool.apply_async(abs, (-1,), None, lambda _, kind=kind: raise_it(kind("from a callback")))
-    assert call(pool, abs, -2).get() == 2
-    assert call(pool, abs, -2).get() == 2
-    assert "from a callback" in capfd.readouterr().err
+    called = queue.SimpleQueue()
+
+    def complain(value):
+        called.put(value)
+        raise kinds.pop()("from a callback")
+
+    kinds = [ValueError, SystemExit, KeyboardInterrupt]
+    for _ in range(3):
+        pool.apply_async(abs, (-1,), None, complain)
+    assert [called.get(timeout=LIMIT) for _ in range(3)] == [1, 1, 1]
+    assert call(pool, abs, -2).get() == 2  # said after what the others said
+    assert capfd.readouterr().err.count("from a callback") == 6  # the line and the message
 
 
 # ---------------------------------------------------------------------------------- deaths
@@ -576,8 +583,9 @@ def kill_until_it_ends(pool, rng, heard):
                 os.kill(rng.choice(pids), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("seed", [random.randrange(10**6) for _ in range(2)])
-def test_chaos_loses_nothing_and_runs_nothing_twice(seed, tmp_path, pool):
+@pytest.mark.parametrize("attempt", range(2))
+def test_chaos_loses_nothing_and_runs_nothing_twice(attempt, tmp_path, pool):
+    seed = random.SystemRandom().randrange(10**6)
     print("seed", seed)
     rng = random.Random(seed)
     folder = str(tmp_path)
@@ -592,8 +600,8 @@ def test_chaos_loses_nothing_and_runs_nothing_twice(seed, tmp_path, pool):
             crashed += 1
     assert right + crashed == 60
     runs = [path.read_text() for path in tmp_path.iterdir()]
-    assert set(runs) == {"x"}
-    assert len(runs) >= right
+    assert set(runs) <= {"", "x"}  # empty: killed before it wrote
+    assert runs.count("x") >= right
 
 
 # -------------------------------------------------------------------------------- timeouts

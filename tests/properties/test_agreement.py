@@ -12,7 +12,7 @@ from support.wrong_plans import WRONG
 
 import flowpar
 from flowpar.graph import Graph
-from flowpar.options import resolve
+from flowpar.settings import resolve
 from flowpar.plan import Plan, Status
 from flowpar.scheduler import Scheduler
 
