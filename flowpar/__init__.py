@@ -15,6 +15,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flowpar.background import as_completed as as_completed
+    from flowpar.background import submit as submit
     from flowpar.dsl import Delayed as Delayed
     from flowpar.dsl import DelayedFunction as DelayedFunction
     from flowpar.dsl import delayed as delayed
@@ -36,13 +38,11 @@ if TYPE_CHECKING:
     from flowpar.errors import TaskError as TaskError
     from flowpar.errors import TaskTimeout as TaskTimeout
     from flowpar.errors import WorkerDied as WorkerDied
-    from flowpar.settings import options as options
     from flowpar.record import Run as Run
-    from flowpar.running import as_completed as as_completed
     from flowpar.running import compute as compute
     from flowpar.running import run as run
-    from flowpar.running import submit as submit
     from flowpar.running import visualize as visualize
+    from flowpar.settings import options as options
 
 __version__ = "0.1.0"
 
@@ -67,7 +67,7 @@ _HOMES = {
     "TaskError": "errors",
     "TaskTimeout": "errors",
     "WorkerDied": "errors",
-    "as_completed": "running",
+    "as_completed": "background",
     "compute": "running",
     "delayed": "dsl",
     "map": "dsl",
@@ -75,7 +75,7 @@ _HOMES = {
     "reduce": "dsl",
     "run": "running",
     "starmap": "dsl",
-    "submit": "running",
+    "submit": "background",
     "visualize": "running",
 }
 

@@ -10,8 +10,6 @@ import sys
 import types
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
-from concurrent.futures import Future
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from flowpar import running
@@ -34,7 +32,12 @@ from flowpar.task import (
     policy_from,
     value,
 )
-from flowpar.views.picture import Picture
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from flowpar.views.picture import Picture
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -345,7 +348,9 @@ class Delayed(Task, Generic[T]):
 
     def submit(self, **options: Any) -> Future[T]:
         """Start computing in the background, and return a ``concurrent.futures.Future``."""
-        return running.submit(self, **options)
+        from flowpar import background  # noqa: PLC0415 - brings asyncio, and most runs need none
+
+        return background.submit(self, **options)
 
     def persist(self, **options: Any) -> Delayed[T]:
         """Compute now, and return a delayed value that holds the result.
@@ -360,7 +365,9 @@ class Delayed(Task, Generic[T]):
         return running.visualize(self, filename=path, **options)
 
     def __await__(self) -> Generator[Any, None, T]:
-        return running.value_of(self).__await__()
+        from flowpar import background  # noqa: PLC0415 - as above
+
+        return background.value_of(self).__await__()
 
     def __repr__(self) -> str:
         if is_constant(self):

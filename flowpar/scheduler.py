@@ -31,7 +31,6 @@ from flowpar.errors import (
 )
 from flowpar.events import Observers, Progressed, RunEnded, RunStarted, TaskEnded, TaskStarted
 from flowpar.graph import Graph
-from flowpar.settings import Options
 from flowpar.placement import TINY, TINY_AFTER, Placement
 from flowpar.plan import FunctionState, Plan
 from flowpar.pools import shared, worker
@@ -39,6 +38,7 @@ from flowpar.pools.serial import SerialPool
 from flowpar.pools.transport import Batch, Packed, Report, prepare_module
 from flowpar.pools.worker import execute
 from flowpar.record import CLOCK_OFFSET, Ledger, Run, failure_of
+from flowpar.settings import Options
 from flowpar.task import LITERAL, Function, Task, Template, needs_of
 
 TICK: Final = 0.1

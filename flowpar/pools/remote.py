@@ -16,6 +16,9 @@ from flowpar.pools.ticket import Ticket
 MOST_SENT: Final = 2
 """Batches at a worker: one runs, one waits."""
 
+_SOCKET_BYTES: Final = 1 << 20
+"""Asked of the system for each direction: fewer, longer steps for large batches."""
+
 
 class Files(NamedTuple):
     """Descriptors of the worker's end, to be given to it and then closed here."""
@@ -75,6 +78,8 @@ class RemoteWorker:
             undo.callback(self._close_slate_file)
             self.slate = Slate(self._slate_file)
             undo.pop_all()
+        for sock in (self.sock, self._theirs):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
         self.sock.setblocking(False)  # noqa: FBT003 - no keyword there
         self._reader = FrameReader(self.sock)
         self._writer = FrameWriter(self.sock)

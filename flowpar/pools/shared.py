@@ -7,7 +7,6 @@ import os
 import threading
 from typing import Any
 
-from flowpar.pools.coroutines import CoroutinePool
 from flowpar.pools.threads import ThreadPool
 
 _pools: dict[tuple[object, ...], Any] = {}
@@ -19,9 +18,11 @@ def thread_pool(workers: int | None) -> ThreadPool:
     return _get(("threads", workers), lambda: ThreadPool(workers))  # type: ignore[no-any-return]
 
 
-def coroutine_pool() -> CoroutinePool:
+def coroutine_pool() -> Any:
     """Return the event loop."""
-    return _get(("async",), CoroutinePool)  # type: ignore[no-any-return]
+    from flowpar.pools.coroutines import CoroutinePool  # noqa: PLC0415 - brings asyncio
+
+    return _get(("async",), CoroutinePool)
 
 
 def process_pool(workers: int | None, start_method: str) -> Any:

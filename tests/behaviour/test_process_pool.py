@@ -79,17 +79,21 @@ def wait_until(condition, seconds=LIMIT):
     return True
 
 
+def names_in_shared_memory():
+    return {path.name for path in Path("/dev/shm").iterdir() if "flowpar" in path.name}
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left(capfd):
     gc.collect()
     before = (len(descriptors()), threading.active_count(), set(children()))
-    shm = set(Path("/dev/shm").iterdir())
+    shm = names_in_shared_memory()
     yield
     gc.collect()
     assert wait_until(lambda: set(children()) <= before[2], 3), children()
     assert wait_until(lambda: threading.active_count() <= before[1], 3), threading.enumerate()
     assert len(descriptors()) <= before[0], descriptors()
-    assert set(Path("/dev/shm").iterdir()) <= shm
+    assert names_in_shared_memory() <= shm
 
 
 class Heard:

@@ -1,0 +1,162 @@
+"""Runs targets in the background: for a future, for ``await``, or value by value."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+from flowpar.errors import OptionError
+from flowpar.graph import Graph
+from flowpar.running import as_task, scheduler_for, scheduler_of
+from flowpar.scheduler import Scheduler
+from flowpar.settings import resolve
+from flowpar.task import Task
+
+
+def submit(*targets: Any, **options: Any) -> Future[Any]:
+    """Start a run in the background and return a future of what `compute` would return.
+
+    Parameters
+    ----------
+    *targets, **options
+        As for `compute`.
+
+    Returns
+    -------
+    concurrent.futures.Future
+        Cancelling it ends the run; its ``result()`` raises what `compute` would raise.
+
+    Examples
+    --------
+    >>> import flowpar
+    >>> flowpar.delayed(abs)(-1).submit(scheduler="threads").result(timeout=60)
+    1
+    """
+    if not targets:
+        raise OptionError("submit takes at least one target")
+    scheduler = scheduler_for(targets, resolve(options))
+    future: _RunFuture = _RunFuture(scheduler)
+    context = contextvars.copy_context()
+    thread = threading.Thread(
+        target=lambda: context.run(_settle, scheduler, future), name="flowpar-run", daemon=True
+    )
+    future.set_running_or_notify_cancel()
+    thread.start()
+    return future
+
+
+class _RunFuture(Future[Any]):
+    """A future whose cancelling ends the run behind it."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        super().__init__()
+        self._scheduler = scheduler
+        self._wants_cancel = False
+
+    def cancel(self) -> bool:
+        """End the run; return False if it has ended already."""
+        with self._condition:
+            if self.done():
+                return False
+            self._wants_cancel = True
+            # The state is that of a future that nobody has begun, which alone may be cancelled.
+            self._state = "PENDING"
+        self._scheduler.cancel()
+        return super().cancel()
+
+
+def _settle(scheduler: Scheduler, future: Future[Any]) -> None:
+    try:
+        value = scheduler.run().value
+    except BaseException as error:  # noqa: BLE001 - handed to who waits for the future
+        _tell(future, error=error)
+    else:
+        _tell(future, value=value)
+
+
+def _tell(future: Future[Any], *, value: object = None, error: BaseException | None = None) -> None:
+    if future.cancelled():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(value)
+
+
+async def value_of(target: Task) -> Any:
+    """Run what a target needs, in the background, and return its value: what ``await`` does."""
+    return await asyncio.wrap_future(submit(target))
+
+
+_END = object()
+
+
+def as_completed(targets: Iterable[Any], **options: Any) -> Iterator[Any]:
+    """Yield the values of the targets as they finish.
+
+    Parameters
+    ----------
+    targets
+        Delayed values, or containers of them; any number.
+    **options
+        As for `compute`.
+
+    Yields
+    ------
+    object
+        The value of one target after another, the quickest first; each once, let go of when it
+        was handed over.
+
+    Raises
+    ------
+    Exception
+        As `compute`, after the values that were there before.
+
+    Notes
+    -----
+    The run goes on in the background while the values are used. Leaving the loop ends it.
+
+    Examples
+    --------
+    >>> import flowpar
+    >>> tasks = flowpar.map(abs, [-1, -2])
+    >>> sorted(flowpar.as_completed(tasks, scheduler="threads"))
+    [1, 2]
+    """
+    graph = Graph([as_task(target) for target in targets])
+    return _stream(scheduler_of(graph, resolve(options)))
+
+
+def _stream(scheduler: Scheduler) -> Iterator[Any]:
+    values: queue.SimpleQueue[tuple[object, BaseException | None]] = queue.SimpleQueue()
+    scheduler.deliver = lambda value: values.put((value, None))
+    context = contextvars.copy_context()
+
+    def work() -> None:
+        error = None
+        try:
+            scheduler.run()
+        except BaseException as raised:  # noqa: BLE001 - raised again where the values are used
+            error = raised
+        values.put((_END, error))
+
+    threading.Thread(target=lambda: context.run(work), name="flowpar-run", daemon=True).start()
+    value: object = None
+    try:
+        while True:
+            value, error = values.get()
+            if error is not None:
+                raise error
+            if value is _END:
+                return
+            yield value
+    finally:
+        if value is not _END:  # whoever uses the values left the loop
+            scheduler.cancel()
+            while values.get()[0] is not _END:
+                continue
