@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, cast
 
 from flowpar.errors import ArgumentError
-from flowpar.task import Task, Template
+from flowpar.task import TASK_TYPES, Task, Template
 
 ATOMS: Final = frozenset(
     {int, float, complex, str, bytes, bytearray, bool, type(None), range, type, type(...)}
@@ -177,7 +177,9 @@ def _take_apart(thing: object, path: str, depth: int) -> object:
 
 def _parts(things: Iterable[object], path: str, depth: int) -> tuple[object, ...]:
     return tuple(
-        thing if type(thing) in ATOMS else _take_apart(thing, f"{path}[{number}]", depth)
+        thing
+        if type(thing) in ATOMS or type(thing) in TASK_TYPES
+        else _take_apart(thing, f"{path}[{number}]", depth)
         for number, thing in enumerate(things)
     )
 

@@ -63,6 +63,12 @@ BATCH_SECONDS: Final = 0.005
 """How long a batch should take: long beside the 0.1 ms that sending one costs, short beside
 what a person notices."""
 
+LEAST_SECONDS: Final = 0.0003
+"""How long a batch should take at least, even if that leaves another worker without one."""
+
+HANDLING_SECONDS: Final = 1e-6
+"""What a task costs a worker besides its own time."""
+
 BATCH_TASKS: Final = 1000
 """Tasks in a batch at most: beyond this, sending costs under 0.2 µs a task already."""
 
@@ -295,7 +301,7 @@ class Plan:
         seconds = 0.0
         while True:  # noqa: PLR1702
             if not stack:
-                if share <= 1 or not ready:
+                if not ready or (share <= 1 and seconds > LEAST_SECONDS):
                     break
                 following = ready[0] & _RANKS
                 if states[following].alone or following in alone:
@@ -306,7 +312,8 @@ class Plan:
             index = stack.pop()
             batch.append(index)
             state = states[index]
-            seconds += state.seconds / state.timed if state.timed else BATCH_SECONDS
+            cost = state.seconds / state.timed if state.timed else BATCH_SECONDS
+            seconds += cost + HANDLING_SECONDS
             if seconds >= BATCH_SECONDS or len(batch) >= BATCH_TASKS:
                 break
             for dependent in dependents[index]:

@@ -278,12 +278,14 @@ class Scheduler:
         for number in {call[1] for call in calls}:
             function = self._plan.functions[number].function
             functions[number] = function.call if lane.is_local else function.as_sent()
+            if function.is_coroutine and lane.name != "async":
+                from flowpar.pools.coroutines import Awaited  # noqa: PLC0415 - brings asyncio
+
+                functions[number] = Awaited(functions[number])
         needs = graph.dependencies
         taken = {need for call in calls if call[2] != LITERAL for need in needs[call[0]]}
         inputs = {need: values[need] for need in taken.difference(indices) if need in values}
         first = graph.tasks[indices[0]]._function
-        if lane.name != "async":
-            self._await_coroutines(indices, functions)
         if lane.is_local:
             self._load(inputs)
         batch = Batch(calls, functions, inputs, self._plan.wanted(indices))
@@ -293,14 +295,6 @@ class Scheduler:
         if self._options.seed is not None:
             batch.seeds = {index: self._seed(index) for index in indices}
         return batch
-
-    def _await_coroutines(self, indices: list[int], functions: dict[int, Any]) -> None:
-        for index in indices:
-            function = self._graph.tasks[index]._function
-            if function.is_coroutine:  # in a pool that is no event loop
-                from flowpar.pools.coroutines import Awaited  # noqa: PLC0415 - brings asyncio
-
-                functions[function.number] = Awaited(functions[function.number])
 
     def _load(self, inputs: dict[int, object]) -> None:
         """Load inputs that came as pickles, once for all who take them in this process."""
