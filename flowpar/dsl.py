@@ -265,8 +265,7 @@ def delayed(func: Any = None, /, **policy: Any) -> Any:
         return func.options(**policy) if policy else func
     checked = policy_from(DEFAULT_POLICY, policy) if policy else DEFAULT_POLICY
     if isinstance(func, (staticmethod, classmethod)):
-        kind = type(func).__name__
-        raise OptionError(f"put @{kind} above @delayed, and not below it")
+        _refuse_decoration(func)
     if callable(func):
         return DelayedFunction(Function(func, checked))
     return _constant(func, checked)
@@ -285,8 +284,14 @@ class _Decorator:
     def __call__(self, func: Any, /) -> Any:
         """Return the delayed function."""
         if isinstance(func, (staticmethod, classmethod)) or not callable(func):
-            return delayed(func)
+            _refuse_decoration(func)
         return DelayedFunction(Function(func, self._policy))
+
+
+def _refuse_decoration(func: object) -> NoReturn:
+    if isinstance(func, (staticmethod, classmethod)):
+        raise OptionError(f"put @{type(func).__name__} above @delayed, and not below it")
+    raise OptionError(f"a decorator takes a function, and not {func!r}")
 
 
 def _constant(thing: object, policy: Policy = DEFAULT_POLICY) -> Delayed[Any]:

@@ -241,6 +241,8 @@ class Scheduler:
         if not is_local:
             for state in self._plan.functions.values():
                 prepare_module(getattr(state.function.call, "__module__", None) or "__main__")
+        if name == "processes":
+            pool.renew_functions()  # what they capture may have changed since the last run
         lane = self._lanes[name] = Lane(name, pool, getattr(pool, "slots", 1), is_local)
         return lane
 
@@ -527,7 +529,9 @@ def _short(value: object) -> str:
         text = repr(value)
     except Exception:  # noqa: BLE001 - a __repr__ of the user's
         return f"<{kind}>"
-    return text if len(text) <= 60 else text[:57] + "…"  # noqa: PLR2004 - a third of a line
+    # On one line, and with no character that a terminal would obey.
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:60])
+    return text if len(text) < 60 else text[:57] + "…"  # noqa: PLR2004 - a third of a line
 
 
 def _short_template(template: Template) -> str:

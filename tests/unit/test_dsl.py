@@ -280,7 +280,9 @@ def test_a_call_that_does_not_fit_fails_at_its_line():
 
     call = delayed(two)
     for args, kwargs in [((1,), {}), ((1, 2, 3), {}), ((1, 2), {"d": 1}), ((1,), {"a": 2})]:
-        with pytest.raises(TypeError, match="two\\(a, b, \\*, c=0\\) cannot be called so") as caught:
+        with pytest.raises(
+            TypeError, match="two\\(a, b, \\*, c=0\\) cannot be called so"
+        ) as caught:
             call(*args, **kwargs)
         assert __file__ in {frame.filename for frame in traceback.extract_tb(caught.tb)}
     with pytest.raises(TypeError):
