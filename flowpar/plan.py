@@ -78,6 +78,9 @@ DEEPEST_EXPANSION: Final = 100_000
 CONSTANT_LANE: Final = "constant"
 """The lane of tasks that are values already, and never wait."""
 
+SINGLE_LANE: Final = "async"
+"""The lane whose pool takes one call at a time."""
+
 _RANKS: Final = (1 << 40) - 1
 
 
@@ -90,6 +93,8 @@ class FunctionState:
     """Names the pool that its tasks wait for."""
     alone: bool
     """Whether its tasks share no batch."""
+    rides: bool
+    """Whether its tasks cost so little that they go with what they need, wherever that runs."""
     limited: bool
     """Whether its tasks hold a resource while they run; they then run alone."""
     total: int = 0
@@ -270,7 +275,7 @@ class Plan:
             return []
         while True:
             first = heapq.heappop(ready) & _RANKS
-            if not (self._states[first].alone or first in self._alone):
+            if not (self._states[first].alone or first in self._alone or lane == SINGLE_LANE):
                 return self._start(self._gather(first, lane, share))
             if self._acquire(first):
                 return self._start([first])
@@ -291,7 +296,9 @@ class Plan:
         """Return a batch that starts with a ready task and goes on depth first.
 
         A dependent joins when all that it still waits for is in the batch: its arguments then
-        never leave the worker. Long, because it runs once a task.
+        never leave the worker. When the batch is full, those still join that cost nothing, such as
+        items: of a large value, only the item that is wanted travels. Long, because it runs once a
+        task.
         """
         ready, states, missing, status = self._ready[lane], self._states, self._missing, self.status
         dependents, alone, alias = self.graph.dependents, self._alone, self._alias
@@ -299,9 +306,10 @@ class Plan:
         left: dict[int, int] = {}
         stack = [first]
         seconds = 0.0
+        full = False
         while True:  # noqa: PLR1702
             if not stack:
-                if not ready or (share <= 1 and seconds > LEAST_SECONDS):
+                if full or not ready or (share <= 1 and seconds > LEAST_SECONDS):
                     break
                 following = ready[0] & _RANKS
                 if states[following].alone or following in alone:
@@ -310,12 +318,14 @@ class Plan:
                 share -= 1
                 stack.append(following)
             index = stack.pop()
-            batch.append(index)
             state = states[index]
-            cost = state.seconds / state.timed if state.timed else BATCH_SECONDS
-            seconds += cost + HANDLING_SECONDS
-            if seconds >= BATCH_SECONDS or len(batch) >= BATCH_TASKS:
-                break
+            if not state.rides:
+                if full:
+                    continue
+                cost = state.seconds / state.timed if state.timed else BATCH_SECONDS
+                seconds += cost + HANDLING_SECONDS
+                full = seconds >= BATCH_SECONDS or len(batch) >= BATCH_TASKS
+            batch.append(index)
             for dependent in dependents[index]:
                 waits_for = missing[dependent]
                 if waits_for > 1:
@@ -325,7 +335,7 @@ class Plan:
                 state = states[dependent]
                 if (
                     status[dependent] == WAITING
-                    and state.lane == lane
+                    and (state.rides or (state.lane == lane and not full))
                     and not state.alone
                     and dependent not in alone
                     and dependent not in alias
@@ -715,6 +725,7 @@ class Plan:
             function,
             lane,
             alone=function.policy.runs_alone,
+            rides=function.is_cheap and function.policy.pool is None,
             limited=bool(function.policy.limit),
         )
         self.functions[function.number] = state

@@ -6,6 +6,7 @@ import concurrent.futures
 import faulthandler
 import multiprocessing
 import multiprocessing.pool
+import multiprocessing.resource_tracker
 import os
 import sys
 import threading
@@ -15,6 +16,9 @@ import warnings
 import pytest
 
 from flowpar.pools import shared
+
+# A process of multiprocessing's that lives as long as this one, once a pool has been spawned.
+multiprocessing.resource_tracker.ensure_running()
 
 LIMIT = 120
 """Seconds that one test may take before the whole suite is stopped with all stacks."""
