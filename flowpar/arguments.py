@@ -67,7 +67,7 @@ def search(argument: object, path: str) -> object:
     """
     if not _holds_anything(argument, path):
         return argument
-    return _take_apart(argument, path, DEEPEST)
+    return _take_apart(argument, path, _Trail())
 
 
 def _holds_anything(argument: object, path: str) -> bool:
@@ -156,30 +156,53 @@ def _attributes(thing: object) -> Iterator[tuple[str, object]]:
                 yield f".{name}", getattr(thing, name)
 
 
-def _take_apart(thing: object, path: str, depth: int) -> object:
+class _Trail:
+    """The containers that a search came through, and what became of those it left.
+
+    A container that is met twice becomes one template, as it was one container.
+    """
+
+    def __init__(self) -> None:
+        self.open: dict[int, object] = {}
+        # The container is kept as well: while it lives, no other one has its address.
+        self.done: dict[int, tuple[object, object]] = {}
+
+
+def _take_apart(thing: object, path: str, trail: _Trail) -> object:
     if type(thing) in ATOMS or isinstance(thing, Task):
         return thing
-    if not depth:
+    where = id(thing)
+    if where in trail.done:
+        return trail.done[where][1]
+    if where in trail.open or len(trail.open) >= DEEPEST:
         raise ArgumentError(
             f"{path[:60]}… holds a delayed value more than {DEEPEST} levels deep, or inside a "
             "container that holds itself: pass it as an argument of its own",
             path=path,
         )
+    trail.open[where] = thing
+    made = _take_by_kind(thing, path, trail)
+    del trail.open[where]
+    trail.done[where] = (thing, made)
+    return made
+
+
+def _take_by_kind(thing: object, path: str, trail: _Trail) -> object:
     for kinds, take in _TAKERS:
         if isinstance(thing, kinds):
-            return take(thing, path, depth - 1)
+            return take(thing, path, trail)
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-        return _take_dataclass(thing, path, depth - 1)
+        return _take_dataclass(thing, path, trail)
     if _is_iterator(thing):
-        return _take_iterator(cast("Iterator[object]", thing), path, depth - 1)
+        return _take_iterator(cast("Iterator[object]", thing), path, trail)
     return thing
 
 
-def _parts(things: Iterable[object], path: str, depth: int) -> tuple[object, ...]:
+def _parts(things: Iterable[object], path: str, trail: _Trail) -> tuple[object, ...]:
     return tuple(
         thing
         if type(thing) in ATOMS or type(thing) in TASK_TYPES
-        else _take_apart(thing, f"{path}[{number}]", depth)
+        else _take_apart(thing, f"{path}[{number}]", trail)
         for number, thing in enumerate(things)
     )
 
@@ -191,9 +214,9 @@ def _is_whole(parts: tuple[object, ...], old: Iterable[object]) -> bool:
     )
 
 
-def _take_sequence(thing: Any, path: str, depth: int) -> object:
+def _take_sequence(thing: Any, path: str, trail: _Trail) -> object:
     items = list(thing)
-    parts = _parts(items, path, depth)
+    parts = _parts(items, path, trail)
     if _is_whole(parts, items):
         return thing
     return Template(_maker(thing, path), parts)
@@ -223,12 +246,12 @@ def _emptied(thing: Any, path: str) -> Any:
     return empty
 
 
-def _take_mapping(thing: Any, path: str, depth: int) -> object:
+def _take_mapping(thing: Any, path: str, trail: _Trail) -> object:
     keys, values = list(thing.keys()), list(thing.values())
-    parts = [part if type(part) in ATOMS else _take_apart(part, path, depth) for part in keys]
+    parts = [part if type(part) in ATOMS else _take_apart(part, path, trail) for part in keys]
     for key, value in zip(keys, values, strict=True):
         plain = type(value) in ATOMS
-        parts.append(value if plain else _take_apart(value, f"{path}[{key!r:.40}]", depth))
+        parts.append(value if plain else _take_apart(value, f"{path}[{key!r:.40}]", trail))
     if _is_whole(tuple(parts), [*keys, *values]):
         return thing
     if type(thing) is dict:
@@ -238,22 +261,22 @@ def _take_mapping(thing: Any, path: str, depth: int) -> object:
     return Template(_Refill(_emptied(thing, path)), tuple(parts))
 
 
-def _take_slice(thing: Any, path: str, depth: int) -> object:
-    parts = _parts((thing.start, thing.stop, thing.step), path, depth)
+def _take_slice(thing: Any, path: str, trail: _Trail) -> object:
+    parts = _parts((thing.start, thing.stop, thing.step), path, trail)
     return Template(_make_slice, parts)
 
 
-def _take_partial(thing: Any, path: str, depth: int) -> object:
+def _take_partial(thing: Any, path: str, trail: _Trail) -> object:
     keywords = tuple(thing.keywords)
-    parts = _parts((thing.func, *thing.args, *thing.keywords.values()), path, depth)
+    parts = _parts((thing.func, *thing.args, *thing.keywords.values()), path, trail)
     return Template(_MakePartial(keywords), parts)
 
 
-def _take_view(thing: Any, path: str, depth: int) -> object:
-    return Template(list, _parts(thing, path, depth))
+def _take_view(thing: Any, path: str, trail: _Trail) -> object:
+    return Template(list, _parts(thing, path, trail))
 
 
-def _take_iterator(thing: Iterator[object], path: str, depth: int) -> object:
+def _take_iterator(thing: Iterator[object], path: str, trail: _Trail) -> object:
     endless = isinstance(thing, _ENDLESS)
     items = [] if endless else list(itertools.islice(thing, LONGEST_ITERATOR + 1))
     if endless or len(items) > LONGEST_ITERATOR:
@@ -262,10 +285,10 @@ def _take_iterator(thing: Iterator[object], path: str, depth: int) -> object:
             "a list, or say traverse=False",
             path=path,
         )
-    return Template(iter, _parts(items, path, depth))
+    return Template(iter, _parts(items, path, trail))
 
 
-def _take_dataclass(thing: Any, path: str, depth: int) -> object:
+def _take_dataclass(thing: Any, path: str, trail: _Trail) -> object:
     kind = type(thing)
     known = dataclasses.fields(kind)
     if len(kind.__dataclass_fields__) != len(known) and any(
@@ -283,7 +306,7 @@ def _take_dataclass(thing: Any, path: str, depth: int) -> object:
         _refuse_dataclass(kind, path, f"its field {missing[0]} has no value")
     old = [getattr(thing, name) for name in names]
     parts = tuple(
-        _take_apart(value, f"{path}.{name}", depth) for name, value in zip(names, old, strict=True)
+        _take_apart(value, f"{path}.{name}", trail) for name, value in zip(names, old, strict=True)
     )
     if _is_whole(parts, old):
         return thing
@@ -314,7 +337,7 @@ _LOOKS: Final[tuple[tuple[Any, Callable[[Any], Collection[object]]], ...]] = (
     (functools.partial, lambda thing: (thing.func, *thing.args, *thing.keywords.values())),
 )
 
-_TAKERS: Final[tuple[tuple[Any, Callable[[Any, str, int], object]], ...]] = (
+_TAKERS: Final[tuple[tuple[Any, Callable[[Any, str, _Trail], object]], ...]] = (
     (_MAPPINGS, _take_mapping),
     (_VIEWS, _take_view),
     (_SEQUENCES, _take_sequence),

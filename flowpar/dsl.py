@@ -700,7 +700,7 @@ def _linked(argument: object, links: dict[Task, _Link]) -> object:
     if isinstance(argument, Task):
         return links[argument]
     if type(argument) is Template:
-        return Template(argument.make, tuple(_linked(part, links) for part in argument.parts))
+        return argument.replaced(lambda part: _linked(part, links))
     return argument
 
 
@@ -708,7 +708,7 @@ def _unlinked(argument: object, made: list[Task]) -> Any:
     if type(argument) is _Link:
         return (argument.pack.restored() if argument.pack else made)[argument.number]
     if type(argument) is Template:
-        return Template(argument.make, tuple(_unlinked(part, made) for part in argument.parts))
+        return argument.replaced(lambda part: _unlinked(part, made))
     return argument
 
 

@@ -154,7 +154,8 @@ class Graph:
             seen.add(following)
         first = next(i for i, task in enumerate(path) if task is path[-1])
         names = tuple(task._function.name for task in path[first:])
-        return CycleError("these tasks wait for one another: " + " -> ".join(names), cycle=names)
+        shown = names if len(names) <= 12 else (*names[:6], "…", *names[-5:])  # noqa: PLR2004
+        return CycleError("these tasks wait for one another: " + " -> ".join(shown), cycle=names)
 
     # ------------------------------------------------------------------------------- names
 
@@ -260,5 +261,5 @@ def _with_refs(argument: object, index: Mapping[Task, int]) -> object:
     if isinstance(argument, Task):
         return Ref(index[argument])
     if type(argument) is Template:
-        return argument.with_refs(index)
+        return argument.replaced(lambda part: _with_refs(part, index))
     return argument

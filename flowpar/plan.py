@@ -292,7 +292,7 @@ class Plan:
         self._flying[batch[0]] = batch
         return batch
 
-    def _gather(self, first: int, lane: str, share: int) -> list[int]:
+    def _gather(self, first: int, lane: str, share: int) -> list[int]:  # noqa: C901
         """Return a batch that starts with a ready task and goes on depth first.
 
         A dependent joins when all that it still waits for is in the batch: its arguments then

@@ -12,7 +12,7 @@ import itertools
 import math
 import numbers
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Final
@@ -464,46 +464,57 @@ class Template:
         self.make = make
         self.parts = parts
 
-    def tasks(self) -> Iterator[Task]:
-        """Yield every task inside, in order."""
-        for part in self.parts:
-            if isinstance(part, Task):
-                yield part
-            elif type(part) is Template:
-                yield from part.tasks()
+    def leaves(self) -> list[object]:
+        """Return every part that is no template, of those inside as well, in order."""
+        found: list[object] = []
+        seen: set[int] = set()
+        stack: list[object] = [self]
+        while stack:
+            part = stack.pop()
+            if type(part) is not Template:
+                found.append(part)
+            elif id(part) not in seen:  # one that stands in two places is looked at once
+                seen.add(id(part))
+                stack.extend(reversed(part.parts))
+        return found
 
-    def with_refs(self, index: Mapping[Task, int]) -> Template:
-        """Return the same with each task replaced by a Ref to it."""
-        parts: list[object] = []
-        for part in self.parts:
-            if isinstance(part, Task):
-                parts.append(Ref(index[part]))
-            elif type(part) is Template:
-                parts.append(part.with_refs(index))
-            else:
-                parts.append(part)
-        return Template(self.make, tuple(parts))
+    def tasks(self) -> list[Task]:
+        """Return every task inside, in order."""
+        return [part for part in self.leaves() if isinstance(part, Task)]
 
-    def refs(self) -> Iterator[int]:
-        """Yield the index of every Ref inside."""
-        for part in self.parts:
-            if type(part) is Ref:
-                yield part.index
-            elif type(part) is Template:
-                yield from part.refs()
+    def refs(self) -> list[int]:
+        """Return the index of every Ref inside."""
+        return [part.index for part in self.leaves() if type(part) is Ref]
 
-    def fill(self, values: Mapping[int, object]) -> object:
+    def replaced(
+        self, replace: Callable[[Any], object], memo: dict[int, Template] | None = None
+    ) -> Template:
+        """Return the same with another object for each part that is no template."""
+        memo = {} if memo is None else memo
+        made = memo.get(id(self))
+        if made is None:
+            parts = [
+                part.replaced(replace, memo) if type(part) is Template else replace(part)
+                for part in self.parts
+            ]
+            made = memo[id(self)] = Template(self.make, tuple(parts))
+        return made
+
+    def fill(self, values: Mapping[int, object], memo: dict[int, object] | None = None) -> object:
         """Return the container with the values in place of the refs."""
-        parts: list[object] = []
-        for part in self.parts:
-            kind = type(part)
-            if kind is Ref:
-                parts.append(values[part.index])  # type: ignore[attr-defined]
-            elif kind is Template:
-                parts.append(part.fill(values))  # type: ignore[attr-defined]
-            else:
-                parts.append(part)
-        return self.make(parts)
+        memo = {} if memo is None else memo
+        if id(self) not in memo:
+            parts: list[object] = []
+            for part in self.parts:
+                kind = type(part)
+                if kind is Ref:
+                    parts.append(values[part.index])  # type: ignore[attr-defined]
+                elif kind is Template:
+                    parts.append(part.fill(values, memo))  # type: ignore[attr-defined]
+                else:
+                    parts.append(part)
+            memo[id(self)] = self.make(parts)
+        return memo[id(self)]
 
     def __reduce__(self) -> tuple[object, ...]:
         return Template, (self.make, self.parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import faulthandler
+import gc
 import multiprocessing
 import multiprocessing.pool
 import multiprocessing.resource_tracker
@@ -49,8 +50,14 @@ def children() -> set[int]:
     return found
 
 
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
+def open_files() -> dict[str, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:  # that of the folder itself
+            continue
+    return found
 
 
 def wait_until(condition, seconds: float = 5.0) -> bool:
@@ -70,8 +77,11 @@ def _nothing_left():
     names = set(os.listdir("/dev/shm"))
     yield
     shared.close_all()
+    gc.collect()  # pools of multiprocessing's close their pipes then
     assert wait_until(lambda: children() <= before), f"left running: {children() - before}"
-    assert wait_until(lambda: open_files() <= files), "files left open"
+    assert wait_until(lambda: len(open_files()) <= len(files)), (
+        f"left open: {dict(open_files().items() - files.items())}"
+    )
     left = {n for n in set(os.listdir("/dev/shm")) - names if not n.startswith(("sem.", "psm_"))}
     assert not left, f"left in shared memory: {left}"
 

@@ -354,6 +354,7 @@ class PackedError:
     type_name: str
     text: str
     frames: list[Frame]
+    notes: list[str]
     cause: PackedError | None
     context: PackedError | None
     suppress_context: bool
@@ -367,6 +368,7 @@ def pack_error(error: BaseException, *, depth: int = 20) -> PackedError:
         type_name=f"{type(error).__module__}.{type(error).__qualname__}",
         text=_text_of(error),
         frames=user_frames(error.__traceback__),
+        notes=[str(note) for note in getattr(error, "__notes__", ())],
         cause=pack_error(cause, depth=depth - 1) if cause is not None and depth else None,
         context=pack_error(context, depth=depth - 1)
         if context is not None and context is not cause and depth
@@ -378,6 +380,8 @@ def pack_error(error: BaseException, *, depth: int = 20) -> PackedError:
 def unpack_error(packed: PackedError) -> BaseException:
     """Return the exception; a `TaskError` with its text where it could not travel."""
     error = _load_error(packed)
+    for note in packed.notes:  # a __reduce__ of the user's may have left them behind
+        add_note(error, note)
     error.__cause__ = unpack_error(packed.cause) if packed.cause else None
     error.__context__ = unpack_error(packed.context) if packed.context else None
     error.__suppress_context__ = packed.suppress_context

@@ -107,7 +107,7 @@ def drive(kind, nodes, rng):
     plan = kind(graph, lane_of=lambda function: "x")
     for state in plan.functions.values():
         state.timed = rng.choice([0, 1, 1])  # functions known to be quick share batches
-    flying, now = [], 0.0
+    flying, now, failing = [], 0.0, rng.choice([0.1, 0.6])
     while plan.is_active:
         plan.wake(now)
         while batch := plan.take("x", share=rng.choice([1, 1, 3, 100])):
@@ -126,7 +126,7 @@ def drive(kind, nodes, rng):
             if guilty is not None:
                 plan.fail(guilty, ValueError(guilty), now)
             continue
-        failed = {i for i in batch if rng.random() < 0.15}
+        failed = {i for i in batch if rng.random() < failing}
         unstarted = set()
         for i in batch:
             if any(need in failed or need in unstarted for need in graph.dependencies[i]):
@@ -157,7 +157,7 @@ def drive(kind, nodes, rng):
 def test_a_wrong_plan_is_found_out(wrong):
     """The properties above can fail."""
 
-    @settings(deadline=None, max_examples=200, database=None)
+    @settings(deadline=None, max_examples=200, database=None, derandomize=True)
     @given(nodes=graphs(dynamic=False), seed=st.integers(0, 2**32))
     def attempt(nodes, seed):
         drive(wrong, nodes, random.Random(seed))
