@@ -218,7 +218,7 @@ class Scheduler:
         limits = []
         retry = self._plan.next_retry()
         if retry is not None:
-            limits.append(max(0.0, retry - self._clock()))
+            limits.append(min(max(0.0, retry - self._clock()), 86_400.0))
         if self._watched:
             limits.append(TICK)
         if not self._plan.is_running and self._plan.lanes():

@@ -21,6 +21,8 @@ from flowpar.pools.nursery import Settings
 from flowpar.pools.ticket import Ending, Ticket
 
 _JOIN_SECONDS = 5.0
+_MOST_PAUSE = 86_400.0
+"""Seconds; a day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +212,9 @@ class _Line:
         """Wait for something to happen, and have the crew hear of it."""
         # First said, then looked: who puts something in after our look sees that we listen.
         self._is_listening = True
-        events = self._selector.select(0 if inbox else pause)
+        # The system counts milliseconds in 32 bits; a deadline in some weeks is looked at again.
+        limited = pause if pause is None else min(pause, _MOST_PAUSE)
+        events = self._selector.select(0 if inbox else limited)
         self._is_listening = False
         for key, mask in events:
             if key.data is self:
