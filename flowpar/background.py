@@ -40,10 +40,10 @@ def submit(*targets: Any, **options: Any) -> Future[Any]:
     if not targets:
         raise OptionError("submit takes at least one target")
     scheduler = scheduler_for(targets, resolve(options))
-    future: _RunFuture = _RunFuture(scheduler)
+    future = _RunFuture(scheduler)
     context = contextvars.copy_context()
     thread = threading.Thread(
-        target=lambda: context.run(_settle, scheduler, future), name="flowpar-run", daemon=True
+        target=lambda: context.run(future.settle), name="flowpar-run", daemon=True
     )
     future.set_running_or_notify_cancel()
     thread.start()
@@ -56,36 +56,33 @@ class _RunFuture(Future[Any]):
     def __init__(self, scheduler: Scheduler) -> None:
         super().__init__()
         self._scheduler = scheduler
-        self._wants_cancel = False
+        self._end = threading.Lock()
 
     def cancel(self) -> bool:
         """End the run; return False if it has ended already."""
-        with self._condition:
-            if self.done():
-                return False
-            self._wants_cancel = True
-            # The state is that of a future that nobody has begun, which alone may be cancelled.
-            self._state = "PENDING"
+        if not self._end.acquire(blocking=False):
+            return self.cancelled()
         self._scheduler.cancel()
-        return super().cancel()
+        with self._condition:
+            # Only a future that nobody has begun may be cancelled; this one's run is at an end.
+            self._state = "PENDING"
+        super().cancel()
+        self.set_running_or_notify_cancel()
+        return True
 
-
-def _settle(scheduler: Scheduler, future: Future[Any]) -> None:
-    try:
-        value = scheduler.run().value
-    except BaseException as error:  # noqa: BLE001 - handed to who waits for the future
-        _tell(future, error=error)
-    else:
-        _tell(future, value=value)
-
-
-def _tell(future: Future[Any], *, value: object = None, error: BaseException | None = None) -> None:
-    if future.cancelled():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(value)
+    def settle(self) -> None:
+        """Run, and tell the value or the error, unless the future was cancelled before."""
+        value, error = None, None
+        try:
+            value = self._scheduler.run().value
+        except BaseException as raised:  # noqa: BLE001 - handed to who waits for the future
+            error = raised
+        if not self._end.acquire(blocking=False):
+            return
+        if error is not None:
+            self.set_exception(error)
+        else:
+            self.set_result(value)
 
 
 async def value_of(target: Task) -> Any:

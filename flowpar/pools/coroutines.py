@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
 from flowpar.errors import Cancelled, PoolError
 from flowpar.pools.base import Callback
@@ -170,7 +171,7 @@ async def _limited(call: Coroutine[Any, Any, Report], batch: Batch) -> Report:
 
 
 async def execute_coroutine(batch: Batch) -> Report:
-    """Make the one call of a batch, whose function gives a coroutine, and await it."""
+    """Make the one call of a batch, and await what it gives; a plain value is taken as it is."""
     index, number, *_ = batch.calls[0]
     report = Report({}, {}, {}, [], time.perf_counter(), [], {}, worker_name())
     values = Values(batch.inputs)
@@ -178,7 +179,9 @@ async def execute_coroutine(batch: Batch) -> Report:
     if not report.failed:
         try:
             taken, named = _taken(batch.calls[0], values)
-            value = await cast("Awaitable[object]", batch.functions[number](*taken, **named))
+            value = batch.functions[number](*taken, **named)
+            if inspect.isawaitable(value):
+                value = await value
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - the user's code may raise anything

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -16,8 +17,8 @@ from flowpar import delayed
 def inner(n):
     """Compute inside a task, and say in which processes that was."""
     pids = flowpar.compute([delayed(os.getpid)() for _ in range(n)])
-    threads = os.listdir("/proc/self/task")
-    below = "".join(open(f"/proc/self/task/{thread}/children").read() for thread in threads)
+    tasks = Path("/proc/self/task").iterdir()
+    below = "".join((task / "children").read_text() for task in tasks)
     return os.getpid(), set(pids), below.split()
 
 

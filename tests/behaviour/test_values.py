@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import fractions
 import math
 import pathlib
+import typing
 
 import numpy as np
 import pytest
@@ -27,7 +27,10 @@ class Thing:
     x: object
 
 
-Pair = collections.namedtuple("Pair", "left right")
+class Pair(typing.NamedTuple):
+    left: object
+    right: object
+
 
 VALUES = [
     None,
@@ -57,7 +60,7 @@ VALUES = [
     Colour.RED,
     Thing([1]),
     Pair(1, None),
-    datetime.datetime(2024, 1, 1, tzinfo=datetime.timezone.utc),
+    dt.datetime(2024, 1, 1, tzinfo=dt.timezone.utc),
     decimal.Decimal("0.1"),
     fractions.Fraction(1, 3),
     pathlib.Path("a"),
