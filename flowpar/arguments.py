@@ -93,6 +93,28 @@ def _holds_anything(argument: object, path: str) -> bool:
     return False
 
 
+def holds_task(value: object) -> bool:
+    """Return whether a value is a task, or a container that can be taken apart and holds one.
+
+    Iterators are left alone: a task may return one that is not to be used up.
+
+    Examples
+    --------
+    >>> holds_task([1, {"a": (2, 3)}])
+    False
+    """
+    stack, seen = [value], set()
+    while stack:
+        thing = stack.pop()
+        if isinstance(thing, Task):
+            return True
+        inside = None if type(thing) in ATOMS or id(thing) in seen else _inside(thing)
+        if inside is not None and not set(map(type, inside)) <= ATOMS:
+            seen.add(id(thing))
+            stack.extend(inside)
+    return False
+
+
 def _is_iterator(thing: object) -> bool:
     # A file is an iterator of its lines, but nobody who passes one means that.
     return isinstance(thing, Iterator) and not isinstance(thing, (io.IOBase, Task))

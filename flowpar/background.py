@@ -8,9 +8,9 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, cast
 
-from flowpar.errors import OptionError
+from flowpar.errors import OptionError, TaskError
 from flowpar.graph import Graph
 from flowpar.running import as_task, scheduler_for, scheduler_of
 from flowpar.scheduler import Scheduler
@@ -87,10 +87,27 @@ class _RunFuture(Future[Any]):
 
 async def value_of(target: Task) -> Any:
     """Run what a target needs, in the background, and return its value: what ``await`` does."""
-    return await asyncio.wrap_future(submit(target))
+    future = submit(target)
+    future.add_done_callback(_tame_stop)
+    return await asyncio.wrap_future(future)
+
+
+def _tame_stop(future: Future[Any]) -> None:
+    """Replace a StopIteration, which no coroutine and no generator can raise."""
+    if not future.cancelled() and isinstance(future.exception(), _STOPS):
+        future._exception = _tamed(future.exception())
+
+
+def _tamed(error: BaseException | None) -> BaseException | None:
+    if not isinstance(error, _STOPS):
+        return error
+    tamed = TaskError(f"the task raised {type(error).__name__}: {error}", is_final=True)
+    tamed.__cause__ = error
+    return tamed
 
 
 _END = object()
+_STOPS = (StopIteration, StopAsyncIteration)
 
 
 def as_completed(targets: Iterable[Any], **options: Any) -> Iterator[Any]:
@@ -148,7 +165,7 @@ def _stream(scheduler: Scheduler) -> Iterator[Any]:
         while True:
             value, error = values.get()
             if error is not None:
-                raise error
+                raise cast("BaseException", _tamed(error))
             if value is _END:
                 return
             yield value

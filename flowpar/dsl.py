@@ -21,6 +21,7 @@ from flowpar.scheduler import describe, gather
 from flowpar.task import (
     CONSTANT,
     DEFAULT_POLICY,
+    MISSING,
     TASK_TYPES,
     Function,
     Policy,
@@ -123,7 +124,7 @@ class DelayedFunction(Generic[T]):
 
     def __init__(self, function: Function) -> None:
         self._function = function
-        functools.update_wrapper(self, function.call)
+        functools.update_wrapper(self, function.call, updated=())
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Delayed[T]:
         """Build a delayed call; the arguments are checked against the function's signature."""
@@ -208,10 +209,10 @@ def delayed(func: Callable[..., Delayed[T]], /, **policy: Any) -> DelayedFunctio
 @overload
 def delayed(func: Callable[..., T], /, **policy: Any) -> DelayedFunction[T]: ...
 @overload
-def delayed(func: None = None, /, **policy: Any) -> _Decorator: ...
+def delayed(**policy: Any) -> _Decorator: ...
 @overload
 def delayed(func: T, /, **policy: Any) -> Delayed[T]: ...
-def delayed(func: Any = None, /, **policy: Any) -> Any:
+def delayed(func: Any = MISSING, /, **policy: Any) -> Any:
     """Make a function lazy: its calls build tasks, which run later, in parallel.
 
     Also a decorator, with or without a policy, and a way to make a task of a value.
@@ -219,7 +220,7 @@ def delayed(func: Any = None, /, **policy: Any) -> Any:
     Parameters
     ----------
     func
-        A function, a class, any callable; or a value. ``None`` with a policy gives a decorator.
+        A function, a class, any callable; or a value. Without it, a decorator is returned.
     **policy
         How its tasks may be run. Times are in seconds.
 
@@ -257,7 +258,7 @@ def delayed(func: Any = None, /, **policy: Any) -> Any:
     >>> total.compute(scheduler="sync")
     26
     """
-    if func is None and policy:
+    if func is MISSING:
         return _Decorator(policy_from(DEFAULT_POLICY, policy))
     if isinstance(func, Task):
         return func

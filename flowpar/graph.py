@@ -34,6 +34,8 @@ class Graph:
         By index: the indices of the tasks that it waits for, each once.
     dependents
         By index: the indices of the tasks that wait for it, each once.
+    order_only
+        Edges, as (dependency, dependent), of ``after=``: along these no value goes.
     targets
         The indices of the targets, in the order given.
 
@@ -61,6 +63,7 @@ class Graph:
         self.tasks: list[Task] = []
         self.dependencies: list[tuple[int, ...]] = []
         self.dependents: list[Sequence[int]] = []
+        self.order_only: set[tuple[int, int]] = set()
         self._index: dict[Task, int] = {}
         self._names: collections.Counter[str] = collections.Counter()
         self._ordinals: list[int] = []
@@ -99,7 +102,7 @@ class Graph:
         index = self._index
         return [index[task] for task in wanted]
 
-    def _walk(self, wanted: list[Task]) -> None:
+    def _walk(self, wanted: list[Task]) -> None:  # noqa: C901
         """Add tasks depth first.
 
         Long, because it runs up to twice a task: a function for its inner half would cost a fifth.
@@ -137,10 +140,30 @@ class Graph:
                     else:
                         dependents[other] = [here]
             stack.pop()
+            if task._function.after:
+                self._note_order_only(task, found)
             index[task] = len(tasks)
             tasks.append(task)
             dependencies.append(found)
             dependents.append(_NO_TASKS)
+
+    def _note_order_only(self, task: Task, found: tuple[int, ...]) -> None:
+        taken = {self._index[need] for need in task._needs or ()}
+        here = len(self.tasks)
+        self.order_only |= {(other, here) for other in found if other not in taken}
+
+    def shrink(self, size: int) -> None:
+        """Forget the tasks that were added beyond a size, and their edges."""
+        while len(self.tasks) > size:
+            here = len(self.tasks) - 1
+            del self._index[self.tasks.pop()]
+            self.dependents.pop()
+            for need in self.dependencies.pop():
+                if need < size:
+                    self.dependents[need].pop()  # type: ignore[attr-defined] # added last, a list
+                self.order_only.discard((need, here))
+        if len(self._ordinals) > size:
+            del self._ordinals[size:]
 
     def _cycle(self, start: Task, opened: set[Task]) -> CycleError:
         path, seen = [start], {start}
@@ -235,9 +258,8 @@ class Graph:
                 seconds=None,
             )
             made.nodes[index].update((attributes or {}).get(index, {}))
-            values = {self._index[need] for need in task._needs or ()}
             for need in self.dependencies[index]:
-                made.add_edge(need, index, order_only=need not in values)
+                made.add_edge(need, index, order_only=(need, index) in self.order_only)
         return made
 
 

@@ -54,6 +54,7 @@ MOVES: Final = frozenset(
         (RUNNING, FAILED),
         (RUNNING, READY),
         (RUNNING, WAITING),
+        (DONE, FAILED),  # its value cannot be loaded where it is wanted
         (DONE, WAITING),  # its value is gone, and a task that came into being needs it
     }
 )
@@ -93,6 +94,8 @@ class FunctionState:
     """Names the pool that its tasks wait for."""
     alone: bool
     """Whether its tasks share no batch."""
+    priority: int
+    """Taken from the index, so that the lowest number comes first."""
     rides: bool
     """Whether its tasks cost so little that they go with what they need, wherever that runs."""
     limited: bool
@@ -195,6 +198,7 @@ class Plan:
         self._depth: dict[int, int] = {}
         self._late: set[int] = set()
         self._open = 0
+        self._is_prioritised = False
         self._flying: dict[int, list[int]] = {}
         self._extend()
 
@@ -306,7 +310,7 @@ class Plan:
         left: dict[int, int] = {}
         stack = [first]
         seconds = 0.0
-        full = False
+        full, prioritised = False, self._is_prioritised
         while True:  # noqa: PLR1702
             if not stack:
                 if full or not ready or (share <= 1 and seconds > LEAST_SECONDS):
@@ -333,6 +337,8 @@ class Plan:
                     if waits_for:
                         continue
                 state = states[dependent]
+                if prioritised and ready and ready[0] < dependent - state.priority:
+                    continue  # something else that is ready comes first
                 if (
                     status[dependent] == WAITING
                     and (state.rides or (state.lane == lane and not full))
@@ -345,10 +351,25 @@ class Plan:
 
     def wanted(self, batch: list[int]) -> frozenset[int]:
         """Return those of a batch whose values are needed outside it."""
-        if len(batch) == 1:
+        if len(batch) == 1 and not self.graph.order_only:
             return frozenset(batch)
         inside, targets, dependents = set(batch), self._targets, self.graph.dependents
-        return frozenset([i for i in batch if i in targets or not inside.issuperset(dependents[i])])
+        found = [i for i in batch if i in targets or not inside.issuperset(dependents[i])]
+        return frozenset(found if not self.graph.order_only else self._taken(found, inside))
+
+    def _taken(self, indices: list[int], inside: set[int]) -> list[int]:
+        """Return those whose values are taken, and not only waited for."""
+        order_only, dependents = self.graph.order_only, self.graph.dependents
+        return [
+            index
+            for index in indices
+            if index in self._targets
+            or any(
+                (index, other) not in order_only
+                for other in dependents[index]
+                if other not in inside
+            )
+        ]
 
     # ----------------------------------------------------------------------------- settling
 
@@ -367,7 +388,8 @@ class Plan:
         Returns
         -------
         list of int
-            Tasks that gave a delayed value: `expand` is to be called for each.
+            Tasks that gave a delayed value: they count as running until `expand`, or `fail`, is
+            called for each.
         """
         failed, expanded, unstarted = report.failed, report.expanded, report.unstarted
         self._flying.pop(batch[0], None)
@@ -388,9 +410,6 @@ class Plan:
         lost = self._lost(batch, report) if self._late else []
         for index in unstarted:
             self._unstart(index)
-        for index in expanded:
-            self._move(index, WAITING)
-            self._missing[index] += 1
         self._done(made)
         for index in lost:
             self._revive(index)
@@ -520,6 +539,14 @@ class Plan:
         self._skip_dependents(index)
         return False
 
+    def spoil(self, index: int, error: BaseException) -> None:
+        """Record that a target's value cannot be had after all, though its task ended well."""
+        self._move(index, FAILED)
+        self._states[index].done -= 1
+        self._states[index].failed += 1
+        self.errors[index] = error
+        self.values.pop(index, None)
+
     def _skip_dependents(self, culprit: int) -> None:
         stack = [culprit]
         why = f"{self.graph.key(culprit)} failed"
@@ -603,9 +630,10 @@ class Plan:
         ------
         CycleError
             If this has been going on for `DEEPEST_EXPANSION` levels.
+        OptionError
+            If a task needs more of a resource than there is. In either case nothing has changed.
         """
-        self._extend()
-        depth = self._depth.pop(index, 0) + 1
+        depth = self._depth.get(index, 0) + 1
         if depth > DEEPEST_EXPANSION:
             name = self._states[index].function.name
             raise CycleError(
@@ -613,6 +641,12 @@ class Plan:
                 f"{depth:,} levels: it seems never to end",
                 cycle=(name, name),
             )
+        for task in self.graph.tasks[len(self.status) :]:
+            self._function_state(task._function)  # raises, if it does, before anything changes
+        self._extend()
+        self._move(index, WAITING)
+        self._missing[index] += 1
+        self._depth.pop(index, None)
         self._depth[source] = max(depth, self._depth.get(source, 0))
         self._alias[index] = source
         self._uses[source] += 1
@@ -676,7 +710,7 @@ class Plan:
         constants = []
         for index in new:
             function = tasks[index]._function
-            state = functions.get(function.number) or self._new_function(function)
+            state = functions.get(function.number) or self._function_state(function)
             states.append(state)
             if state.lane == CONSTANT_LANE:
                 constants.append(index)
@@ -703,32 +737,40 @@ class Plan:
                 if need >= first:
                     continue
                 self._uses[need] += 1
-                if self._is_available(need):
+                order_only = (need, index) in self.graph.order_only
+                if self._is_available(need) or (order_only and status[need] == DONE):
                     self._missing[index] -= 1
                 elif status[need] == DONE:
                     self._revive(need)
-                elif status[need] == RUNNING:
+                elif status[need] == RUNNING and not order_only:
                     self._late.add(need)
                 elif status[need] in {FAILED, SKIPPED}:
                     doomed.append(need)
         return doomed
 
-    def _new_function(self, function: Function) -> FunctionState:
+    def _function_state(self, function: Function) -> FunctionState:
+        known = self.functions.get(function.number)
+        if known is not None:
+            return known
         lane = CONSTANT_LANE if function.call is value else self._lane_of(function)
         for name, amount in function.policy.limit.items():
-            if amount > self._limits.setdefault(name, 1.0):
+            if amount > self._limits.get(name, 1.0):
                 raise OptionError(
                     f"{function.name} needs {amount:g} of {name!r}, and there is "
-                    f"{self._limits[name]:g}: give the run limits={{{name!r}: {amount:g}}} or more"
+                    f"{self._limits.get(name, 1.0):g}: give the run "
+                    f"limits={{{name!r}: {amount:g}}} or more"
                 )
+            self._limits.setdefault(name, 1.0)
         state = FunctionState(
             function,
             lane,
             alone=function.policy.runs_alone,
+            priority=function.policy.priority << 40,
             rides=function.is_cheap and function.policy.pool is None,
             limited=bool(function.policy.limit),
         )
         self.functions[function.number] = state
+        self._is_prioritised |= bool(state.priority)
         return state
 
     def _take_constant(self, index: int) -> None:
@@ -747,7 +789,7 @@ class Plan:
         self.status[index] = READY
         state = self._states[index]
         # One number orders by priority, then by rank: numbers compare faster than tuples.
-        entry = index - (state.function.policy.priority << 40)
+        entry = index - state.priority
         lane = self._ready.get(state.lane)
         if lane is None:
             lane = self._ready[state.lane] = []
@@ -759,7 +801,7 @@ class Plan:
         for name, amount in limit.items():
             # The small number makes up for what adding fractions loses.
             if self._held[name] + amount > self._limits[name] + 1e-9:
-                entry = index - (self._states[index].function.policy.priority << 40)
+                entry = index - self._states[index].priority
                 heapq.heappush(self._parked.setdefault(name, []), entry)
                 return False
         for name, amount in limit.items():

@@ -13,7 +13,7 @@ from flowpar.errors import FlowparError, RunFailed
 from flowpar.events import Counts, TaskRecord
 from flowpar.graph import Graph
 from flowpar.plan import Plan, Status
-from flowpar.pools.transport import Packed, Report
+from flowpar.pools.transport import Packed, Report, text_of
 from flowpar.pools.worker import fill
 
 CLOCK_OFFSET = time.time() - time.perf_counter()
@@ -140,7 +140,7 @@ class Records(Sequence[TaskRecord]):
         error = plan.errors.get(index)
         reason = plan.reasons.get(index)
         if error is not None:
-            reason = f"{type(error).__name__}: {error}"[:200]
+            reason = f"{type(error).__name__}: {text_of(error)}"[:200]
         return TaskRecord(
             key=self._graph.key(index),
             function=task._function.name,
@@ -230,9 +230,7 @@ class Run:
 
     def _load(self, index: int) -> Any:
         value = self._plan.values[index]
-        if type(value) is Packed:
-            value = self._plan.values[index] = value.load()
-        return value
+        return value.load() if type(value) is Packed else value
 
     def summary(self) -> str:
         """Return a table for people: what ran where, how often and how long.

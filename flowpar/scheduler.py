@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import queue
+import reprlib
 import threading
 import time
 import warnings
@@ -24,6 +25,7 @@ from flowpar.errors import (
     Cancelled,
     CycleError,
     FlowparWarning,
+    InternalError,
     NotPicklable,
     TaskError,
     WorkerDied,
@@ -34,12 +36,17 @@ from flowpar.graph import Graph
 from flowpar.placement import TINY, TINY_AFTER, Placement
 from flowpar.plan import FunctionState, Plan
 from flowpar.pools import shared, worker
+from flowpar.pools.foreign import ForeignPool
 from flowpar.pools.serial import SerialPool
-from flowpar.pools.transport import Batch, Packed, Report, prepare_module
+from flowpar.pools.threads import ThreadPool
+from flowpar.pools.transport import Batch, Packed, Report, prepare_module, references, text_of
 from flowpar.pools.worker import execute
 from flowpar.record import CLOCK_OFFSET, Ledger, Run, failure_of
 from flowpar.settings import Options
 from flowpar.task import LITERAL, Function, Task, Template, needs_of
+
+_REPR: Final = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 60
 
 TICK: Final = 0.1
 """Seconds between two looks at the progress."""
@@ -151,6 +158,7 @@ class Scheduler:
         status = "interrupted"
         try:
             self._loop()
+            self._load_targets()
             status = "failed" if self._plan.errors else "done"
         except KeyboardInterrupt as interrupt:
             self._final = interrupt
@@ -253,7 +261,9 @@ class Scheduler:
         if name == "async":
             return shared.coroutine_pool()
         if name == "threads":
-            return shared.thread_pool(workers)
+            # Of this run alone: threads that wait for a run, of whatever a task started, must not
+            # be those that this run needs.
+            return ThreadPool(workers)
         if name == "processes":
             return shared.process_pool(workers, self._options.start_method)
         return _adapted(self._options.scheduler)
@@ -284,9 +294,8 @@ class Scheduler:
                 from flowpar.pools.coroutines import Awaited  # noqa: PLC0415 - brings asyncio
 
                 functions[number] = Awaited(functions[number])
-        needs = graph.dependencies
-        taken = {need for call in calls if call[2] != LITERAL for need in needs[call[0]]}
-        inputs = {need: values[need] for need in taken.difference(indices) if need in values}
+        taken = {need for call in calls if call[2] != LITERAL for need in references(call)}
+        inputs = {need: values[need] for need in taken.difference(indices)}
         first = graph.tasks[indices[0]]._function
         if lane.is_local:
             self._load(inputs)
@@ -329,7 +338,7 @@ class Scheduler:
         for index, failure in report.failed.items():
             self._explain(failure.error, index, job.lane, report.worker)
         for index in plan.finish(job.indices, report, self._clock()):
-            self._expand(index, report.expanded[index])
+            self._expand(index, report.expanded[index], job.lane)
         if job.lane.name == "processes":
             self._settle_near(job.indices)
 
@@ -377,23 +386,54 @@ class Scheduler:
         ):
             self._plan.change_lane(state.function, "inline")
 
-    def _expand(self, index: int, returned: object) -> None:
+    def _expand(self, index: int, returned: object, lane: Lane) -> None:
         """Let the delayed value that a task returned be computed in its place."""
-        if isinstance(returned, Packed):
-            returned = returned.load()
-        source = returned if isinstance(returned, Task) else gather(returned)
-        where = self._graph.grow([source])[0]
-        self._plan.expand(index, where)
+        size = len(self._graph)
+        try:
+            if isinstance(returned, Packed):
+                returned = returned.load()
+            source = returned if isinstance(returned, Task) else gather(returned)
+            self._plan.expand(index, self._graph.grow([source])[0])
+        except InternalError:
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - what came may hold anything
+            self._graph.shrink(size)
+            failure = worker.tame(error)
+            add_note(failure, "This came of the delayed value that the task returned.")
+            self._explain(failure, index, lane, "this process")
+            self._plan.fail(index, failure, self._clock())
 
     # ------------------------------------------------------------------------------ telling
+
+    def _load_targets(self) -> None:
+        """Load the values that were asked for; one that cannot be is a failure of its task."""
+        for index in set(self._graph.targets):
+            self._load_target(index)
+
+    def _load_target(self, index: int) -> bool:
+        value = self._plan.values.get(index)
+        if type(value) is not Packed:
+            return index in self._plan.values
+        try:
+            self._plan.values[index] = value.load()
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - loading runs the user's code
+            failure = TaskError(
+                "the result arrived, and cannot be loaded: "
+                f"{type(error).__name__}: {text_of(error)}",
+                is_final=True,
+            )
+            failure.__cause__ = error
+            lane = self._lanes[self._plan.state(index).lane]
+            self._explain(failure, index, lane, "this process")
+            self._plan.spoil(index, failure)
+            return False
+        return True
 
     def _deliver(self, deliver: Callable[[Any], object]) -> None:
         ended = self._plan.take_targets()
         for index in ended:
-            value = self._plan.values[index]
-            if type(value) is Packed:
-                value = value.load()
-            deliver(value)
+            if self._load_target(index):
+                deliver(self._plan.values[index])
         for index in set(ended):
             self._plan.drop_target(index)
 
@@ -452,7 +492,7 @@ class Scheduler:
         for lane in self._lanes.values():
             tickets = [ticket for ticket in lane.jobs.values() if ticket is not None]
             _cancel(lane.pool, tickets)
-            if lane.pool is not None and lane.name == "given":
+            if lane.name == "threads" or isinstance(lane.pool, ForeignPool):
                 lane.pool.close()
         run = self.record
         run.seconds = self._clock() - self._begin
@@ -526,7 +566,7 @@ def _short(value: object) -> str:
     if size > 1000:  # noqa: PLR2004 - its repr may take seconds
         return f"<{kind} of {size}>"
     try:
-        text = repr(value)
+        text = _REPR.repr(value)
     except Exception:  # noqa: BLE001 - a __repr__ of the user's
         return f"<{kind}>"
     # On one line, and with no character that a terminal would obey.
@@ -554,8 +594,6 @@ def _cancel(pool: Any, tickets: list[object]) -> None:
 def _adapted(pool: Any) -> Any:
     if all(hasattr(pool, name) for name in ("slots", "cancel", "apply_async", "name")):
         return pool
-    from flowpar.pools.foreign import ForeignPool  # noqa: PLC0415 - few runs have one
-
     return ForeignPool(pool)
 
 

@@ -6,6 +6,7 @@ the form in which a pool gets them.
 
 from __future__ import annotations
 
+import enum
 import importlib
 import inspect
 import itertools
@@ -20,6 +21,16 @@ from typing import Any, Final
 from flowpar.errors import OptionError
 
 POOLS: Final = ("inline", "threads", "processes", "async")
+
+
+class Missing(enum.Enum):
+    """The type of `MISSING`."""
+
+    MISSING = "missing"
+
+
+MISSING: Final = Missing.MISSING
+"""Stands for an argument that was not given, where None is a value like any other."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,13 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from flowpar.arguments import holds_task
 from flowpar.errors import Cancelled, PoolError
 from flowpar.pools.base import Callback
 from flowpar.pools.transport import Batch, Failure, Report
 from flowpar.pools.worker import (
-    CONTAINERS,
     Values,
     fill,
-    holds_task,
     load_inputs,
     mark_thread_as_inside,
     tame,
@@ -180,15 +179,14 @@ async def execute_coroutine(batch: Batch) -> Report:
         try:
             taken, named = _taken(batch.calls[0], values)
             value = batch.functions[number](*taken, **named)
-            if inspect.isawaitable(value):
+            if inspect.isawaitable(value) and not isinstance(value, Task):
                 value = await value
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
             report.failed[index] = Failure(tame(error))
         else:
-            expands = isinstance(value, Task) or (type(value) in CONTAINERS and holds_task(value))
-            (report.expanded if expands else report.values)[index] = value
+            (report.expanded if holds_task(value) else report.values)[index] = value
     report.ends.append(time.perf_counter())
     return report
 

@@ -48,12 +48,18 @@ class _Ticket:
         return self._once.locked()
 
     def succeed(self, result: Any) -> None:
-        if self._once.acquire(blocking=False) and self._callback is not None:
-            self._callback(result)
+        self._tell(self._callback, result)
 
     def fail(self, error: BaseException) -> None:
-        if self._once.acquire(blocking=False) and self._error_callback is not None:
-            self._error_callback(error)
+        self._tell(self._error_callback, error)
+
+    def _tell(self, callback: Callback | None, what: Any) -> None:
+        if not self._once.acquire(blocking=False):
+            return
+        # A watchdog may hold this ticket for hours, and must not hold the batch with it.
+        self._callback = self._error_callback = None
+        if callback is not None:
+            callback(what)
 
 
 def execute_noted(batch: Batch, note: str) -> Report:

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 from typing import Any
 
-from flowpar.pools.threads import ThreadPool
-
 _pools: dict[tuple[object, ...], Any] = {}
 _lock = threading.Lock()
-
-
-def thread_pool(workers: int | None) -> ThreadPool:
-    """Return the thread pool of this size."""
-    return _get(("threads", workers), lambda: ThreadPool(workers))  # type: ignore[no-any-return]
 
 
 def coroutine_pool() -> Any:
@@ -26,13 +20,57 @@ def coroutine_pool() -> Any:
 
 
 def process_pool(workers: int | None, start_method: str) -> Any:
-    """Return the process pool of this size and kind."""
+    """Return the process pool of this size and kind, with workers that live as this process does.
+
+    Workers are kept while the folder, the environment and the search path are those that they
+    were given, and no module was loaded anew. Else a new pool takes the place of the old one, which
+    finishes what it has and ends when it is idle.
+    """
     from flowpar.pools.processes import ProcessPool  # noqa: PLC0415 - most of our import time
 
-    return _get(
-        ("processes", workers, start_method),
-        lambda: ProcessPool(workers, start_method=start_method),
-    )
+    kind = ("processes", workers, start_method)
+    with _lock:
+        if not _surroundings.are_unchanged():
+            for key in [key for key in _pools if key[1] == "processes"]:
+                del _pools[key]
+    return _get(kind, lambda: ProcessPool(workers, start_method=start_method))
+
+
+class _Surroundings:
+    """What workers take over from this process when they start."""
+
+    def __init__(self) -> None:
+        self._given: tuple[object, ...] = ()
+        self._specs: dict[str, object] = {}
+
+    def are_unchanged(self) -> bool:
+        """Return whether all is as it was at the last call."""
+        # pytest changes its variable with every test, and no task means it.
+        environment = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
+        given = (_folder(), list(sys.path), environment)
+        same = given == self._given
+        self._given = given
+        return self._modules_are_unchanged() and same
+
+    def _modules_are_unchanged(self) -> bool:
+        """Return whether every module is the one that it was: loading one anew makes a new spec."""
+        same = True
+        for name, module in list(sys.modules.items()):
+            spec = getattr(module, "__spec__", None)
+            if self._specs.setdefault(name, spec) is not spec:
+                self._specs[name] = spec
+                same = False
+        return same
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()  # noqa: PTH109 - a string, to be compared
+    except FileNotFoundError:  # somebody took it away
+        return None
+
+
+_surroundings = _Surroundings()
 
 
 def _get(kind: tuple[object, ...], make: Any) -> Any:

@@ -220,8 +220,8 @@ def _refusal(path: str, value: object, error: BaseException, what: str) -> NotPi
     kind = type(value).__name__
     return NotPicklable(
         f"{what} cannot be sent to another process: {path} ({kind}): "
-        f"{type(error).__name__}: {error}. Make it inside the task, pass something that it can be "
-        'made from, or use pool="threads" for this function',
+        f"{type(error).__name__}: {text_of(error)}. Make it inside the task, pass "
+        'something that it can be made from, or use pool="threads" for this function',
         path=path,
     )
 
@@ -334,7 +334,7 @@ def _unsendable_result(value: object, error: BaseException) -> NotPicklable:
     path = find_culprit(value, "result")
     return NotPicklable(
         f"the result cannot be sent back from its process: {path} ({type(value).__name__}): "
-        f"{type(error).__name__}: {error}. Return something that pickles, or use "
+        f"{type(error).__name__}: {text_of(error)}. Return something that pickles, or use "
         'pool="threads" for this function',
         path=path,
     )
@@ -366,7 +366,7 @@ def pack_error(error: BaseException, *, depth: int = 20) -> PackedError:
     return PackedError(
         data=_round_trip(error),
         type_name=f"{type(error).__module__}.{type(error).__qualname__}",
-        text=_text_of(error),
+        text=text_of(error),
         frames=user_frames(error.__traceback__),
         notes=[str(note) for note in getattr(error, "__notes__", ())],
         cause=pack_error(cause, depth=depth - 1) if cause is not None and depth else None,
@@ -412,10 +412,11 @@ def _round_trip(error: BaseException) -> bytes | None:
     return data if same else None
 
 
-def _text_of(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """Return what an exception says, even if its own way of saying it fails."""
     try:
         return str(error)
-    except Exception as trouble:  # noqa: BLE001 - a __str__ of the user's
+    except (Exception, SystemExit) as trouble:  # noqa: BLE001 - a __str__ of the user's
         return f"<its str() raised {type(trouble).__name__}>"
 
 

@@ -10,14 +10,13 @@ import time
 from collections.abc import Mapping, MutableSequence
 from typing import Any
 
+from flowpar.arguments import ATOMS, holds_task
 from flowpar.errors import TaskError, TaskTimeout
-from flowpar.pools.transport import Batch, Failure, Packed, Report, references
-from flowpar.task import ALL_REFS, LITERAL, TASK_TYPES, Ref, Task, Template
+from flowpar.pools.transport import Batch, Failure, Packed, Report, references, text_of
+from flowpar.task import ALL_REFS, LITERAL, TASK_TYPES, Ref, Template
 
 CPU_TIME_FROM = 1e-4
 """Seconds; the CPU clock of a thread costs 0.3 µs to read, so shorter calls are not asked."""
-
-CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
 
 _inside = threading.local()
 
@@ -65,6 +64,8 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
     results, ends, cpu_seconds = report.values, report.ends, report.cpu_seconds
     if any(type(value) is Packed for value in values.values()):
         load_inputs(batch, values, report)
+    # In a process that never built a delayed value none can be returned.
+    may_expand = len(TASK_TYPES) > 1
     clock, cpu_clock = time.perf_counter, time.thread_time
     _inside.depth = getattr(_inside, "depth", 0) + 1
     last_cpu = cpu_clock()
@@ -106,8 +107,7 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
                 cpu_seconds[index] = cpu - last_cpu
                 last_cpu = cpu
             last = now
-            what = type(value)
-            if what in TASK_TYPES or (what in CONTAINERS and holds_task(value)):
+            if type(value) not in ATOMS and may_expand and holds_task(value):
                 report.expanded[index] = value
                 continue
             values[index] = value
@@ -179,29 +179,6 @@ def load_inputs(batch: Batch, values: dict[int, object], report: Report) -> None
                 report.failed[call[0]] = Failure(failure)
 
 
-def holds_task(value: object) -> bool:
-    """Return whether a builtin container holds a task, at any depth.
-
-    Examples
-    --------
-    >>> holds_task([1, {"a": (2, 3)}])
-    False
-    """
-    stack, seen = [value], set()
-    while stack:
-        container = stack.pop()
-        if id(container) in seen:
-            continue
-        seen.add(id(container))
-        items = container.values() if type(container) is dict else container
-        for kind in set(map(type, items)):  # type: ignore[call-overload]
-            if issubclass(kind, Task):
-                return True
-            if kind in CONTAINERS:
-                stack.extend(item for item in items if type(item) is kind)  # type: ignore[attr-defined]
-    return False
-
-
 def tame(error: BaseException) -> BaseException:
     """Return the error without our frame; a TaskError in its place if it would end who gets it."""
     if error.__traceback__ is not None:
@@ -210,7 +187,10 @@ def tame(error: BaseException) -> BaseException:
         return error
     name = type(error).__name__
     tamed = TaskError(
-        f"the task raised {name}: {error}", type_name=name, text=str(error), is_final=True
+        f"the task raised {name}: {text_of(error)}",
+        type_name=name,
+        text=text_of(error),
+        is_final=True,
     )
     tamed.__cause__ = error
     return tamed.with_traceback(error.__traceback__)

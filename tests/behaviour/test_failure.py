@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import traceback
 
 import pytest
@@ -168,9 +169,37 @@ def test_a_failure_behind_a_returned_delayed_value_is_its_own(pool):
     assert "task divide" in caught.value.__notes__[0]
 
 
+def test_exceptions_that_lead_to_one_another_many_ways_arrive_soon(own):
+    @delayed
+    def f():
+        errors = [ValueError(i) for i in range(30)]
+        for i, error in enumerate(errors):
+            error.__cause__ = errors[(i + 1) % 30]
+            error.__context__ = errors[(i + 2) % 30]
+        raise errors[0]
+
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match="0") as caught:
+        f().compute(scheduler=own)
+    assert caught.value.__cause__.args == (1,)
+    assert time.monotonic() - begin < 5
+
+
+def test_an_exception_with_much_in_it_says_so_in_a_few_lines(own):
+    @delayed
+    def f(x):
+        raise ValueError("x" * 100_000)
+
+    with pytest.raises(ValueError) as caught:
+        f(["y" * 1000] * 50).compute(scheduler=own)
+    (note,) = caught.value.__notes__
+    assert len(note) < 1000
+    assert len(caught.value.run.tasks[0].reason) <= 200
+
+
 def test_an_argument_that_does_not_pickle_is_named():
     box = {"model": [threading.Lock()]}
-    with pytest.raises(NotPicklable, match="pool=.threads") as caught:
+    with pytest.raises(NotPicklable, match=r"pool=.threads") as caught:
         delayed(len)(box).compute(scheduler="processes")
     assert caught.value.path == "args[0]['model'][0]"
     assert "task len" in caught.value.__notes__[0]

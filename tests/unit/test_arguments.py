@@ -428,6 +428,17 @@ def test_99_levels_are_not_too_deep():
     assert got == 1
 
 
+def test_a_part_that_appears_many_times_costs_once_and_stays_one():
+    shared = [one]
+    for _ in range(40):  # 2**40 paths
+        shared = [shared, shared]
+    got = given(shared)
+    for _ in range(40):
+        assert got[0] is got[1]
+        got = got[0]
+    assert got == [1]
+
+
 # ------------------------------------------------------------------------------ left alone
 
 

@@ -1,0 +1,251 @@
+"""What users do that a library does not expect: each was wrong once."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import importlib
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pytest
+
+import flowpar
+from flowpar import delayed
+from flowpar.pools import shared
+
+
+def succ(x):
+    return x + 1
+
+
+class Bad(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+class BadBase(BaseException):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+class Unloadable:
+    def __reduce__(self):
+        return _refuse_to_load, ()
+
+
+def _refuse_to_load():
+    raise SystemExit(3)
+
+
+class Pair(NamedTuple):
+    a: object
+    b: object
+
+
+@dataclass
+class Data:
+    x: object
+
+
+def test_workers_live_where_and_as_this_process_does_now(tmp_path, monkeypatch):
+    where, value = delayed(os.getcwd)(), delayed(os.environ.get)("FLOWPAR_TEST_VALUE")
+    flowpar.compute(where, value, scheduler="processes")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLOWPAR_TEST_VALUE", "new")
+    (tmp_path / "a_new_module.py").write_text("def f(): return 7\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("a_new_module")
+    try:
+        found = flowpar.compute(where, value, delayed(module.f)(), scheduler="processes")
+    finally:
+        del sys.modules["a_new_module"]
+    assert found == (str(tmp_path), "new", 7)
+
+
+def test_a_module_that_is_loaded_anew_is_so_in_workers_too(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "changing_module.py").write_text("def f(): return 1\n")
+    module = importlib.import_module("changing_module")
+    assert delayed(module.f)().compute(scheduler="processes") == 1
+    (tmp_path / "changing_module.py").write_text("def f(): return 22\n")
+    try:
+        importlib.reload(module)
+        assert delayed(module.f)().compute(scheduler="processes") == 22
+    finally:
+        del sys.modules["changing_module"]
+
+
+def test_workers_are_kept_where_nothing_changed():
+    pid = delayed(os.getpid)
+    shared.close_all()
+    first = set(flowpar.compute([pid() for _ in range(20)], scheduler="processes", workers=1))
+    second = set(flowpar.compute([pid() for _ in range(20)], scheduler="processes", workers=1))
+    assert first == second
+
+
+def test_a_thread_that_a_task_starts_may_compute(own):
+    def task(n):
+        values = []
+        thread = threading.Thread(
+            target=lambda: values.extend(
+                flowpar.compute([delayed(succ)(n)] * 3, scheduler="threads", workers=2)
+            )
+        )
+        thread.start()
+        thread.join()
+        return values
+
+    wants = [[n + 1] * 3 for n in range(6)]
+    calls = [delayed(task)(n) for n in range(6)]
+    assert flowpar.compute(calls, scheduler=own, workers=2) == wants
+
+
+@pytest.mark.parametrize("error", [StopIteration, StopAsyncIteration])
+def test_a_stop_iteration_ends_neither_a_coroutine_nor_a_loop(error):
+    def stop():
+        raise error("enough")
+
+    async def wait():
+        return await delayed(stop)()
+
+    with pytest.raises(flowpar.TaskError, match=error.__name__):
+        asyncio.run(asyncio.wait_for(wait(), 30))
+    with pytest.raises(flowpar.TaskError, match=error.__name__):
+        list(flowpar.as_completed([delayed(stop)()], scheduler="threads"))
+    with pytest.raises(error):
+        delayed(stop)().compute(scheduler="sync")
+
+
+def _hidden():
+    class Holder:
+        pass
+
+    holder = Holder()
+    holder.x = delayed(succ)(1)
+    return [delayed(succ)(2), holder]
+
+
+def _too_much():
+    return delayed(succ, limit={"gpu": 3})(1)
+
+
+def _unloadable_argument():
+    return delayed(succ)(Unloadable())
+
+
+@pytest.mark.parametrize("gives", [_hidden, _too_much])
+def test_what_a_task_returns_can_hurt_only_that_task(own, gives):
+    calls = [delayed(succ)(i) for i in range(5)]
+    with pytest.raises(flowpar.RunFailed) as caught:
+        flowpar.compute([delayed(gives)(), *calls], scheduler=own, on_error="continue")
+    assert len(caught.value.exceptions) == 1
+    assert gives.__name__ in str(caught.value.exceptions[0].__notes__)
+    assert list(caught.value.run.finished.values()) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("gives", [_unloadable_argument, Unloadable])
+def test_what_cannot_be_loaded_here_hurts_only_its_task(gives):
+    calls = [delayed(succ)(i) for i in range(5)]
+    with pytest.raises(flowpar.RunFailed) as caught:
+        flowpar.compute([delayed(gives)(), *calls], scheduler="processes", on_error="continue")
+    assert len(caught.value.exceptions) == 1
+    assert gives.__name__ in str(caught.value.exceptions[0].__notes__)
+    assert list(caught.value.run.finished.values()) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("kind", [Bad, BadBase])
+def test_an_exception_without_words_is_an_error_like_any_other(own, kind):
+    def boom():
+        raise kind
+
+    class Listener:
+        def on_task_end(self, event):
+            assert event.record.status in {"done", "failed"}
+
+    calls = [delayed(succ)(i) for i in range(5)]
+    with pytest.raises(flowpar.RunFailed) as caught:
+        flowpar.compute(
+            [delayed(boom)(), *calls], scheduler=own, on_error="continue", observers=[Listener()]
+        )
+    run = caught.value.run
+    assert run.counts.done == 5
+    assert "failed" in run.summary()
+
+
+@pytest.mark.parametrize(
+    ("make", "want"),
+    [
+        (lambda x: Pair(x, 2), Pair(8, 2)),
+        (lambda x: Data([x]), Data([8])),
+        (lambda x: collections.OrderedDict(a=x), collections.OrderedDict(a=8)),
+        (lambda x: collections.deque([x], maxlen=3), collections.deque([8], maxlen=3)),
+        (lambda x: {x: 1}, {8: 1}),
+        (lambda x: slice(x), slice(8)),
+    ],
+)
+def test_a_delayed_value_in_whatever_a_task_returns_is_computed(own, make, want):
+    def give():
+        return make(delayed(succ)(7))
+
+    got = delayed(lambda value: (type(value).__name__, value))(delayed(give)())
+    assert got.compute(scheduler=own) == (type(want).__name__, want)
+
+
+def test_a_generator_that_a_task_returns_is_not_used_up():
+    made = delayed(lambda: (i for i in range(3)))().compute(scheduler="threads")
+    assert list(made) == [0, 1, 2]
+
+
+def test_order_alone_moves_no_value():
+    first = delayed(threading.Lock, pool="processes")()
+    after = delayed(succ).options(after=[first])(delayed(succ)(1))
+    assert after.compute(scheduler="processes") == 3
+    here = delayed(threading.Lock, pool="threads")()
+    after = delayed(succ).options(after=[here])(delayed(succ)(1))
+    assert after.compute(scheduler="processes") == 3
+
+
+def test_a_decorator_without_a_policy_takes_parentheses():
+    @delayed()
+    def double(x):
+        return 2 * x
+
+    assert double(4).compute(scheduler="sync") == 8
+    assert delayed(None).compute() is None
+
+
+def test_what_a_function_carries_does_not_get_in_the_way():
+    def f(x):
+        return x
+
+    f.options = f._function = "mine"
+    assert delayed(f).options(retries=1)(3).compute(scheduler="sync") == 3
+
+
+def test_higher_priorities_come_first_among_what_is_ready():
+    order = []
+
+    def note(name, *_):
+        order.append(name)
+
+    high, low = delayed(note, priority=10), delayed(note)
+    highs = [high(("high", i)) for i in range(4)]
+    lows = [low(("low", i), highs[i]) for i in range(4)]
+    for _ in range(2):
+        order.clear()
+        flowpar.compute(lows, scheduler="sync")
+        assert [name for name, _ in order] == ["high"] * 4 + ["low"] * 4
+
+
+def test_the_note_of_a_failure_does_not_read_a_large_argument():
+    def boom(_):
+        raise ValueError
+
+    with pytest.raises(ValueError) as caught:
+        delayed(boom)([list(range(10**6))] * 5).compute(scheduler="sync")
+    assert len(str(caught.value.__notes__)) < 500
