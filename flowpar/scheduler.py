@@ -70,19 +70,19 @@ class Lane:
     slots: int
     is_local: bool
     """Whether its workers are threads of this process."""
-    jobs: dict[Job, object] = field(default_factory=dict)
+    flights: dict[Flight, object] = field(default_factory=dict)
     """What runs there, with the pool's ticket for it."""
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class Flight:
     """One batch on its way; its methods are the callbacks of the pool."""
 
     lane: Lane
     indices: list[int]
     batch: Batch
     begun: float
-    outcomes: queue.SimpleQueue[tuple[Job, Report | BaseException]]
+    outcomes: queue.SimpleQueue[tuple[Flight, Report | BaseException]]
 
     def succeed(self, report: Report) -> None:
         """Put the report where the loop hears it."""
@@ -128,7 +128,9 @@ class Scheduler:
             self._plan.ended = []
         self._watched = self._observers.hear("on_progress")
         self._lanes: dict[str, Lane] = {}
-        self._outcomes: queue.SimpleQueue[tuple[Job, Report | BaseException]] = queue.SimpleQueue()
+        self._outcomes: queue.SimpleQueue[tuple[Flight, Report | BaseException]] = (
+            queue.SimpleQueue()
+        )
         self._cancelled = threading.Event()
         self.deliver: Callable[[Any], object] | None = None
         """Given the value of each target as it is there; the run then lets go of it."""
@@ -197,7 +199,7 @@ class Scheduler:
         # Inline last: it keeps this thread busy, so the others should be at work by then.
         for name in sorted(self._plan.lanes(), key="inline".__eq__):
             lane = self._lanes.get(name) or self._open_lane(name)
-            while len(lane.jobs) < lane.slots:
+            while len(lane.flights) < lane.slots:
                 share = self._plan.n_ready(name) // (2 * lane.slots)
                 indices = self._plan.take(name, max(1, share) if lane.slots > 1 else 1 << 30)
                 if not indices:
@@ -210,13 +212,13 @@ class Scheduler:
         """Wait for an outcome, then take in all that have come."""
         outcomes = self._outcomes
         try:
-            job, outcome = outcomes.get(timeout=self._patience())
+            flight, outcome = outcomes.get(timeout=self._patience())
             while True:
                 if self._cancelled.is_set():
                     raise Cancelled("the run was cancelled")
-                del job.lane.jobs[job]
-                self._take_in(job, outcome)
-                job, outcome = outcomes.get_nowait()
+                del flight.lane.flights[flight]
+                self._take_in(flight, outcome)
+                flight, outcome = outcomes.get_nowait()
         except queue.Empty:
             return
 
@@ -270,18 +272,18 @@ class Scheduler:
 
     def _send(self, lane: Lane, indices: list[int]) -> None:
         batch = self._batch(lane, indices)
-        job = Job(lane, indices, batch, self._clock(), self._outcomes)
-        lane.jobs[job] = None
+        flight = Flight(lane, indices, batch, self._clock(), self._outcomes)
+        lane.flights[flight] = None
         if self._observers.hear("on_task_start"):
             self._tell_task_start(lane, indices)
         try:
             ticket = lane.pool.apply_async(
-                execute, (batch,), callback=job.succeed, error_callback=job.fail
+                execute, (batch,), callback=flight.succeed, error_callback=flight.fail
             )
         except Exception as error:  # noqa: BLE001 - a pool of the user's may refuse in its own way
-            job.fail(error)
+            flight.fail(error)
             return
-        lane.jobs[job] = ticket
+        lane.flights[flight] = ticket
 
     def _batch(self, lane: Lane, indices: list[int]) -> Batch:
         graph, values, call_of = self._graph, self._plan.values, self._graph.call
@@ -322,29 +324,29 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------ hearing
 
-    def _take_in(self, job: Job, outcome: Report | BaseException) -> None:
+    def _take_in(self, flight: Flight, outcome: Report | BaseException) -> None:
         if isinstance(outcome, Report):
-            self._take_report(job, outcome)
+            self._take_report(flight, outcome)
         else:
-            self._take_error(job, outcome)
+            self._take_error(flight, outcome)
         if self._plan.ended:
             self._tell_task_ends()
         if self.deliver is not None:
             self._deliver(self.deliver)
 
-    def _take_report(self, job: Job, report: Report) -> None:
+    def _take_report(self, flight: Flight, report: Report) -> None:
         plan = self._plan
-        self._ledger.write(job.indices, report, job.lane.pool.name)
+        self._ledger.write(flight.indices, report, flight.lane.pool.name)
         for index, failure in report.failed.items():
-            self._explain(failure.error, index, job.lane, report.worker)
-        for index in plan.finish(job.indices, report, self._clock()):
-            self._expand(index, report.expanded[index], job.lane)
-        if job.lane.name == "processes":
-            self._settle_near(job.indices)
+            self._explain(failure.error, index, flight.lane, report.worker)
+        for index in plan.finish(flight.indices, report, self._clock()):
+            self._expand(index, report.expanded[index], flight.lane)
+        if flight.lane.name == "processes":
+            self._settle_near(flight.indices)
 
-    def _take_error(self, job: Job, error: BaseException) -> None:
+    def _take_error(self, flight: Flight, error: BaseException) -> None:
         """Decide who of a batch is to blame for an error of its pool."""
-        indices = job.indices
+        indices = flight.indices
         if isinstance(error, KeyboardInterrupt):
             raise error
         if isinstance(error, WorkerDied) and error.position is not None:
@@ -362,9 +364,9 @@ class Scheduler:
             return
         self._plan.lose(indices, guilty)
         name = f"process {error.pid}" if isinstance(error, WorkerDied) else "?"
-        place = (job.lane.pool.name, name)
-        self._ledger.write_lost(guilty, place, job.begun, self._clock())
-        self._explain(error, guilty, job.lane, name)
+        place = (flight.lane.pool.name, name)
+        self._ledger.write_lost(guilty, place, flight.begun, self._clock())
+        self._explain(error, guilty, flight.lane, name)
         self._plan.fail(guilty, error, self._clock())
 
     def _may_stay_here(self, state: FunctionState, error: NotPicklable) -> bool:
@@ -490,7 +492,7 @@ class Scheduler:
     def _end(self, status: str) -> None:
         """Stop what still runs, and close the record."""
         for lane in self._lanes.values():
-            tickets = [ticket for ticket in lane.jobs.values() if ticket is not None]
+            tickets = [ticket for ticket in lane.flights.values() if ticket is not None]
             _cancel(lane.pool, tickets)
             if lane.name == "threads" or isinstance(lane.pool, ForeignPool):
                 lane.pool.close()

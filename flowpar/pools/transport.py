@@ -346,6 +346,10 @@ Frame = tuple[str, int, str]
 """(file name, line, function name)."""
 
 
+MOST_ERRORS: Final = 50
+"""Causes and contexts that travel with an exception, nearest first."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedError:
     """An exception on its way: itself if it survives pickling, and what it said in any case."""
@@ -355,37 +359,54 @@ class PackedError:
     text: str
     frames: list[Frame]
     notes: list[str]
-    cause: PackedError | None
-    context: PackedError | None
+    cause: int | None
+    """Where its cause is in the list that it is in."""
+    context: int | None
     suppress_context: bool
 
 
-def pack_error(error: BaseException, *, depth: int = 20) -> PackedError:
-    """Return an exception, with its causes and the frames it passed, in a form that travels."""
-    cause, context = error.__cause__, error.__context__
+def pack_error(error: BaseException) -> list[PackedError]:
+    """Return an exception, with its causes and the frames it passed, in a form that travels.
+
+    Returns
+    -------
+    list of PackedError
+        The exception, then those that it leads to, each once: they may lead to one another.
+    """
+    found = [error]
+    numbers = {id(error): 0}
+    for known in found:
+        for other in (known.__cause__, known.__context__):
+            if other is not None and id(other) not in numbers and len(found) < MOST_ERRORS:
+                numbers[id(other)] = len(found)
+                found.append(other)
+    return [_pack_one(known, numbers) for known in found]
+
+
+def _pack_one(error: BaseException, numbers: Mapping[int, int]) -> PackedError:
     return PackedError(
         data=_round_trip(error),
         type_name=f"{type(error).__module__}.{type(error).__qualname__}",
         text=text_of(error),
         frames=user_frames(error.__traceback__),
         notes=[str(note) for note in getattr(error, "__notes__", ())],
-        cause=pack_error(cause, depth=depth - 1) if cause is not None and depth else None,
-        context=pack_error(context, depth=depth - 1)
-        if context is not None and context is not cause and depth
-        else None,
+        cause=numbers.get(id(error.__cause__)),
+        context=numbers.get(id(error.__context__)),
         suppress_context=error.__suppress_context__,
     )
 
 
-def unpack_error(packed: PackedError) -> BaseException:
+def unpack_error(packed: list[PackedError]) -> BaseException:
     """Return the exception; a `TaskError` with its text where it could not travel."""
-    error = _load_error(packed)
-    for note in packed.notes:  # a __reduce__ of the user's may have left them behind
-        add_note(error, note)
-    error.__cause__ = unpack_error(packed.cause) if packed.cause else None
-    error.__context__ = unpack_error(packed.context) if packed.context else None
-    error.__suppress_context__ = packed.suppress_context
-    return error.with_traceback(make_traceback(packed.frames))
+    errors = [_load_error(each) for each in packed]
+    for error, each in zip(errors, packed, strict=True):
+        for note in each.notes:  # a __reduce__ of the user's may have left them behind
+            add_note(error, note)
+        error.__cause__ = None if each.cause is None else errors[each.cause]
+        error.__context__ = None if each.context is None else errors[each.context]
+        error.__suppress_context__ = each.suppress_context
+        error.__traceback__ = make_traceback(each.frames)
+    return errors[0]
 
 
 def _load_error(packed: PackedError) -> BaseException:

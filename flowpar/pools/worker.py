@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
 import os
 import random
-import sys
 import threading
 import time
 from collections.abc import Mapping, MutableSequence
@@ -209,9 +211,17 @@ IN_PROCESS = False
 
 def _seed(seed: int) -> None:
     random.seed(seed)
-    numpy_random = sys.modules.get("numpy.random")
+    numpy_random = _numpy_random()
     if numpy_random is not None:
         numpy_random.seed(seed % 2**32)
+
+
+@functools.cache
+def _numpy_random() -> Any:
+    """Return numpy's generators if there are any: the task itself may be the first to use them."""
+    if importlib.util.find_spec("numpy") is None:
+        return None
+    return importlib.import_module("numpy.random")
 
 
 def timed_out(timeout: float, what: str) -> TaskTimeout:
