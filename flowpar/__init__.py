@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from flowpar.dsl import Delayed as Delayed
     from flowpar.dsl import DelayedFunction as DelayedFunction
     from flowpar.dsl import delayed as delayed
-    from flowpar.dsl import map as map
-    from flowpar.dsl import reduce as reduce
-    from flowpar.dsl import starmap as starmap
     from flowpar.errors import ArgumentError as ArgumentError
     from flowpar.errors import Cancelled as Cancelled
     from flowpar.errors import CycleError as CycleError
@@ -38,6 +35,9 @@ if TYPE_CHECKING:
     from flowpar.errors import TaskError as TaskError
     from flowpar.errors import TaskTimeout as TaskTimeout
     from flowpar.errors import WorkerDied as WorkerDied
+    from flowpar.many import map as map
+    from flowpar.many import reduce as reduce
+    from flowpar.many import starmap as starmap
     from flowpar.record import Run as Run
     from flowpar.running import compute as compute
     from flowpar.running import run as run
@@ -70,11 +70,11 @@ _HOMES = {
     "as_completed": "background",
     "compute": "running",
     "delayed": "dsl",
-    "map": "dsl",
+    "map": "many",
     "options": "settings",
-    "reduce": "dsl",
+    "reduce": "many",
     "run": "running",
-    "starmap": "dsl",
+    "starmap": "many",
     "submit": "background",
     "visualize": "running",
 }

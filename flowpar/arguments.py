@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, cast
 
 from flowpar.errors import ArgumentError
-from flowpar.task import TASK_TYPES, Task, Template
+from flowpar.task import TASK_TYPES, Function, Task, Template, needs_of
 
 ATOMS: Final = frozenset(
     {int, float, complex, str, bytes, bytearray, bool, type(None), range, type, type(...)}
@@ -451,3 +451,23 @@ class _MakeDataclass:
         for name, value in values.items():
             object.__setattr__(made, name, value)  # also of a frozen one
         return made
+
+
+def gathered(container: object) -> object:
+    """Return its argument: what a task does that is a container of delayed values."""
+    return container
+
+
+GATHER: Final = Function(gathered, is_cheap=True)
+"""The function of every such task."""
+
+
+def gather(container: object) -> Task:
+    """Return a task whose value is a container with its delayed values computed."""
+    task = Task()
+    task._function = GATHER
+    task._args = (search(container, "the returned value"),)
+    task._kwargs = None
+    task._needs = needs_of(task._args, None)
+    task._site = None
+    return task

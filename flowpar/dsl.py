@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import builtins
 import functools
 import math
 import operator
 import sys
 import types
-import weakref
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from flowpar import running
-from flowpar.arguments import ATOMS, search
+from flowpar.arguments import ATOMS, gather, search
 from flowpar.errors import OptionError
-from flowpar.graph import needed_by
+from flowpar.notes import describe
+from flowpar.packs import packed, taken_from
+from flowpar.policy import DEFAULT_POLICY, Policy, policy_from
 from flowpar.record import Run
-from flowpar.scheduler import describe, gather
 from flowpar.task import (
     CONSTANT,
-    DEFAULT_POLICY,
     MISSING,
     TASK_TYPES,
     Function,
-    Policy,
     Site,
     Task,
-    Template,
     is_constant,
     needs_of,
-    policy_from,
     value,
 )
 
@@ -49,12 +44,14 @@ _new_task = Task
 
 _sites: dict[int, tuple[Site, types.CodeType]] = {}
 _MOST_SITES = 10_000
+OUR_GLOBALS = {id(globals())}
+"""The modules that build tasks for the user, whose lines are not the user's."""
 
 
 def _site() -> Site:
     """Return the line of the user's that is being run; one object a line."""
     frame = sys._getframe(2)
-    while frame.f_globals is _OUR_GLOBALS and frame.f_back is not None:
+    while id(frame.f_globals) in OUR_GLOBALS and frame.f_back is not None:
         frame = frame.f_back
     code = frame.f_code
     # Hashing a code object is slow, its address is not; it stays its own while it is kept here.
@@ -269,7 +266,7 @@ def delayed(func: Any = MISSING, /, **policy: Any) -> Any:
         _refuse_decoration(func)
     if callable(func):
         return DelayedFunction(Function(func, checked))
-    return _constant(func, checked)
+    return delayed_value(func, checked)
 
 
 class _Decorator:
@@ -295,7 +292,8 @@ def _refuse_decoration(func: object) -> NoReturn:
     raise OptionError(f"a decorator takes a function, and not {func!r}")
 
 
-def _constant(thing: object, policy: Policy = DEFAULT_POLICY) -> Delayed[Any]:
+def delayed_value(thing: object, policy: Policy = DEFAULT_POLICY) -> Delayed[Any]:
+    """Return a value as a task; if it is a container of delayed values, as one that waits."""
     searched = search(thing, "the value") if policy.traverse else thing
     if searched is not thing:
         return as_delayed(gather(thing))
@@ -364,7 +362,7 @@ class Delayed(Task, Generic[T]):
         What is built on it later does not compute it again.
         """
         held = self.compute(**options)
-        return _constant(held, Policy(name=self._function.name, traverse=False))
+        return delayed_value(held, Policy(name=self._function.name, traverse=False))
 
     def visualize(self, path: str | Path | None = "graph.svg", **options: Any) -> Picture:
         """Draw what this value needs; see `flowpar.visualize`."""
@@ -522,8 +520,7 @@ class Delayed(Task, Generic[T]):
         return self
 
     def __reduce_ex__(self, protocol: object) -> tuple[object, ...]:
-        pack, number = _packed(self)
-        return _taken_from, (pack, number)
+        return taken_from, packed(self)
 
 
 def _method(thing: Any, name: str, /, *args: Any, **kwargs: Any) -> Any:
@@ -574,263 +571,3 @@ def _reflected(function: Function) -> Callable[..., Delayed[Any]]:
 
 _add_operators()
 TASK_TYPES.add(Delayed)
-
-
-# ------------------------------------------------------------------------------- pickling
-
-
-class _Link:
-    """Stands for a task by its number in a pack: the one that it is in, or another."""
-
-    __slots__ = ("number", "pack")
-
-    def __init__(self, number: int, pack: _Pack | None = None) -> None:
-        self.number = number
-        self.pack = pack
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _Link, (self.number, self.pack)
-
-
-class _Pack:
-    """Delayed values with all that they need, as one flat list: how they travel, however deep.
-
-    A row is (function, links to what it comes after, args, keywords, site); tasks among the
-    arguments are links to earlier rows.
-    """
-
-    __slots__ = ("__weakref__", "rows", "tasks")
-
-    def __init__(self, rows: list[tuple[Any, ...]], tasks: list[Task] | None = None) -> None:
-        self.rows = rows
-        self.tasks = tasks
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _Pack, (self.rows,)
-
-    def restored(self) -> list[Task]:
-        """Return the tasks, made on the first call."""
-        if self.tasks is None:
-            made: list[Task] = []
-            functions: dict[int, Function] = {}
-            for function, after, args, kwargs, site in self.rows:
-                if after and id(function) not in functions:
-                    others = tuple(_unlinked(link, made) for link in after)
-                    functions[id(function)] = Function(
-                        function.call, function.policy, after=others, is_cheap=function.is_cheap
-                    )
-                task = _new_task()
-                task._function = functions.get(id(function), function)
-                task._args = tuple([_unlinked(a, made) for a in args])
-                task._kwargs = kwargs and {n: _unlinked(a, made) for n, a in kwargs.items()}
-                task._needs = needs_of(task._args, task._kwargs)
-                task._site = site
-                made.append(as_delayed(task))
-            self.tasks = made
-        return self.tasks
-
-
-_live: dict[int, tuple[weakref.ref[_Pack], int]] = {}
-"""By address: where a task is in a pack that somebody, most likely a pickler, still holds. It lets
-a list of values that share tasks arrive as values that share tasks."""
-
-
-def _packed(task: Task) -> tuple[_Pack, int]:
-    where = _find_live(task)
-    return where or _pack(task)
-
-
-def _find_live(task: Task) -> tuple[_Pack, int] | None:
-    reference, number = _live.get(id(task), (None, 0))
-    pack = reference() if reference is not None else None
-    return None if pack is None else (pack, number)
-
-
-def _pack(target: Task) -> tuple[_Pack, int]:
-    tasks: list[Task] = []
-    links: dict[Task, _Link] = {}
-    opened: set[Task] = set()
-    stack = [target]
-    while stack:
-        task = stack[-1]
-        if task in links:
-            stack.pop()
-            continue
-        if task not in opened:
-            opened.add(task)
-            if found := _find_live(task):
-                links[task] = _Link(found[1], found[0])
-            else:
-                stack += [need for need in needed_by(task) if need not in links]
-            continue
-        stack.pop()
-        links[task] = _Link(len(tasks))
-        tasks.append(task)
-    bare: dict[Function, Function] = {}
-    pack = _Pack([_row(task, links, bare) for task in tasks], tasks)
-    _remember(pack)
-    return pack, len(tasks) - 1
-
-
-def _row(task: Task, links: dict[Task, _Link], bare: dict[Function, Function]) -> tuple[Any, ...]:
-    function = task._function
-    after = tuple(links[other] for other in function.after)
-    if after:
-        # What a function comes after is in this pack: it must not pack it once more.
-        if function not in bare:
-            bare[function] = Function(function.call, function.policy, is_cheap=function.is_cheap)
-        function = bare[function]
-    kwargs = task._kwargs and {n: _linked(a, links) for n, a in task._kwargs.items()}
-    return function, after, tuple([_linked(a, links) for a in task._args]), kwargs, task._site
-
-
-def _remember(pack: _Pack) -> None:
-    addresses = [id(task) for task in pack.tasks or ()]
-
-    def forget(reference: weakref.ref[_Pack]) -> None:
-        for address in addresses:
-            if _live.get(address, (None,))[0] is reference:
-                del _live[address]
-
-    reference = weakref.ref(pack, forget)
-    for number, address in enumerate(addresses):
-        _live[address] = (reference, number)
-
-
-def _linked(argument: object, links: dict[Task, _Link]) -> object:
-    if isinstance(argument, Task):
-        return links[argument]
-    if type(argument) is Template:
-        return argument.replaced(lambda part: _linked(part, links))
-    return argument
-
-
-def _unlinked(argument: object, made: list[Task]) -> Any:
-    if type(argument) is _Link:
-        return (argument.pack.restored() if argument.pack else made)[argument.number]
-    if type(argument) is Template:
-        return argument.replaced(lambda part: _unlinked(part, made))
-    return argument
-
-
-def _taken_from(pack: _Pack, number: int) -> Task:
-    return pack.restored()[number]
-
-
-# -------------------------------------------------------------------------------- helpers
-
-
-def map(  # noqa: A001 - it does what the builtin does, later
-    func: Callable[..., T], /, *iterables: Iterable[Any], **policy: Any
-) -> list[Delayed[T]]:
-    """Return a delayed call of the function for each item, or each group of items.
-
-    Parameters
-    ----------
-    func
-        A function, delayed or not.
-    *iterables
-        At least one; of several, items at the same place go into one call, up to the shortest.
-    **policy
-        As for `delayed`.
-
-    Returns
-    -------
-    list of Delayed
-        In the order of the items.
-
-    Examples
-    --------
-    >>> import flowpar
-    >>> flowpar.compute(flowpar.map(pow, [2, 3], [5, 2]), scheduler="sync")
-    [32, 9]
-    """
-    if not iterables:
-        raise TypeError("flowpar.map takes a function and at least one iterable")
-    call = _delayed_function(func, policy)
-    return [call(*items) for items in builtins.zip(*iterables, strict=False)]
-
-
-def starmap(
-    func: Callable[..., T], /, iterable: Iterable[Iterable[Any]], **policy: Any
-) -> list[Delayed[T]]:
-    """Return a delayed call of the function for each tuple of arguments.
-
-    Parameters
-    ----------
-    func
-        A function, delayed or not.
-    iterable
-        Of tuples of arguments.
-    **policy
-        As for `delayed`.
-
-    Returns
-    -------
-    list of Delayed
-        In the order of the tuples.
-
-    Examples
-    --------
-    >>> import flowpar
-    >>> flowpar.compute(flowpar.starmap(pow, [(2, 5), (3, 2)]), scheduler="sync")
-    [32, 9]
-    """
-    call = _delayed_function(func, policy)
-    return [call(*arguments) for arguments in iterable]
-
-
-def reduce(
-    func: Callable[..., T], /, iterable: Iterable[Any], *initial: Any, **policy: Any
-) -> Delayed[T]:
-    """Return the items combined by the function, two and two, as a tree.
-
-    Parameters
-    ----------
-    func
-        Of two arguments, delayed or not, and associative: ``f(f(a, b), c) == f(a, f(b, c))``. It
-        need not be commutative: the order of the items is kept.
-    iterable
-        Items, delayed or not.
-    *initial
-        At most one: put before the items; the result for no items.
-    **policy
-        As for `delayed`.
-
-    Returns
-    -------
-    Delayed
-        One item is returned as it is.
-
-    Raises
-    ------
-    TypeError
-        If there are neither items nor an initial one.
-
-    Examples
-    --------
-    >>> import flowpar
-    >>> flowpar.reduce(lambda a, b: a + b, "pipeline").compute(scheduler="sync")
-    'pipeline'
-    """
-    if len(initial) > 1:
-        raise TypeError("flowpar.reduce takes one initial item at most")
-    call = _delayed_function(func, policy)
-    level: list[Any] = [*initial, *iterable]
-    if not level:
-        raise TypeError("flowpar.reduce of nothing needs an initial item")
-    while len(level) > 1:
-        pairs = [call(level[at], level[at + 1]) for at in range(0, len(level) - 1, 2)]
-        level = [*pairs, *level[len(pairs) * 2 :]]
-    last = level[0]
-    return last if isinstance(last, Delayed) else _constant(last)
-
-
-def _delayed_function(func: Any, policy: dict[str, Any]) -> DelayedFunction[Any]:
-    call = delayed(func, **policy)
-    if not isinstance(call, DelayedFunction):
-        raise TypeError(f"expected a function, and not {func!r}")
-    return call
-
-
-_OUR_GLOBALS = globals()

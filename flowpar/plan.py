@@ -13,52 +13,30 @@ Every step counts, none scans: a task costs the same in a graph of a thousand an
 from __future__ import annotations
 
 import collections
-import enum
 import heapq
 import random
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
-from flowpar.errors import CycleError, InternalError, OptionError, TaskError
+from flowpar.errors import CycleError, InternalError, TaskError
 from flowpar.events import Counts
 from flowpar.graph import Graph
+from flowpar.limits import Limits
 from flowpar.pools.transport import Report
-from flowpar.task import Function, is_constant, value
-
-
-class Status(enum.IntEnum):
-    """Where a task stands in a run."""
-
-    WAITING = 0
-    READY = 1
-    RUNNING = 2
-    DONE = 3
-    FAILED = 4
-    SKIPPED = 5
-    CACHED = 6
-
-
-WAITING, READY, RUNNING, DONE, FAILED, SKIPPED, CACHED = map(int, Status)
-
-MOVES: Final = frozenset(
-    {
-        (WAITING, READY),
-        (WAITING, RUNNING),  # in a batch with all that it waits for
-        (WAITING, SKIPPED),
-        (WAITING, DONE),  # its delayed value was computed
-        (READY, RUNNING),
-        (READY, CACHED),
-        (RUNNING, DONE),
-        (RUNNING, FAILED),
-        (RUNNING, READY),
-        (RUNNING, WAITING),
-        (DONE, FAILED),  # its value cannot be loaded where it is wanted
-        (DONE, WAITING),  # its value is gone, and a task that came into being needs it
-    }
+from flowpar.status import (
+    DONE,
+    FAILED,
+    MOVES,
+    READY,
+    RUNNING,
+    SKIPPED,
+    WAITING,
+    Ended,
+    FunctionState,
+    Status,
 )
-"""The only moves that a task may make."""
+from flowpar.task import Function, is_constant, value
 
 BATCH_SECONDS: Final = 0.005
 """How long a batch should take: long beside the 0.1 ms that sending one costs, short beside
@@ -83,53 +61,6 @@ SINGLE_LANE: Final = "async"
 """The lane whose pool takes one call at a time."""
 
 _RANKS: Final = (1 << 40) - 1
-
-
-@dataclass(slots=True, eq=False)
-class FunctionState:
-    """What the plan knows of one function, for all its tasks."""
-
-    function: Function
-    lane: str
-    """Names the pool that its tasks wait for."""
-    alone: bool
-    """Whether its tasks share no batch."""
-    priority: int
-    """Taken from the index, so that the lowest number comes first."""
-    rides: bool
-    """Whether its tasks cost so little that they go with what they need, wherever that runs."""
-    limited: bool
-    """Whether its tasks hold a resource while they run; they then run alone."""
-    total: int = 0
-    done: int = 0
-    failed: int = 0
-    skipped: int = 0
-    timed: int = 0
-    """Calls whose time is in `seconds`."""
-    seconds: float = 0.0
-
-    @property
-    def cost(self) -> float | None:
-        """Mean seconds of a call, or None before the first."""
-        return self.seconds / self.timed if self.timed else None
-
-    def counts(self, running: int = 0) -> Counts:
-        """Return how many of its tasks are where."""
-        return Counts(
-            total=self.total,
-            done=self.done,
-            failed=self.failed,
-            skipped=self.skipped,
-            running=running,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A task that came to its end."""
-
-    index: int
-    status: Status
 
 
 class Plan:
@@ -187,9 +118,7 @@ class Plan:
         self._uses: list[int] = []
         self._targets = collections.Counter(graph.targets)
         self._lane_of = lane_of
-        self._limits = dict(limits or {})
-        self._held: collections.Counter[str] = collections.Counter()
-        self._parked: dict[str, list[int]] = {}
+        self._limits = Limits(limits or {})
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._ready: dict[str, list[int]] = {}
         self._later: list[tuple[float, int]] = []
@@ -753,14 +682,7 @@ class Plan:
         if known is not None:
             return known
         lane = CONSTANT_LANE if function.call is value else self._lane_of(function)
-        for name, amount in function.policy.limit.items():
-            if amount > self._limits.get(name, 1.0):
-                raise OptionError(
-                    f"{function.name} needs {amount:g} of {name!r}, and there is "
-                    f"{self._limits.get(name, 1.0):g}: give the run "
-                    f"limits={{{name!r}: {amount:g}}} or more"
-                )
-            self._limits.setdefault(name, 1.0)
+        self._limits.check(function)
         state = FunctionState(
             function,
             lane,
@@ -796,29 +718,14 @@ class Plan:
         heapq.heappush(lane, entry)
 
     def _acquire(self, index: int) -> bool:
-        """Hold the resources that a task needs; if one is short, park it until that is freed."""
-        limit = self._states[index].function.policy.limit
-        for name, amount in limit.items():
-            # The small number makes up for what adding fractions loses.
-            if self._held[name] + amount > self._limits[name] + 1e-9:
-                entry = index - self._states[index].priority
-                heapq.heappush(self._parked.setdefault(name, []), entry)
-                return False
-        for name, amount in limit.items():
-            self._held[name] += amount  # type: ignore[assignment]
-        return True
+        """Hold the resources that a task needs; if one is short, it waits until that is freed."""
+        state = self._states[index]
+        return self._limits.acquire(state.function.policy.limit, index - state.priority)
 
     def _release(self, index: int) -> None:
-        for name, amount in self._states[index].function.policy.limit.items():
-            self._held[name] -= amount  # type: ignore[assignment]
-            free = self._limits[name] - self._held[name] + 1e-9
-            parked = self._parked.get(name, [])
-            while parked:
-                state = self._states[parked[0] & _RANKS]
-                free -= state.function.policy.limit[name]
-                if free < 0:
-                    break
-                heapq.heappush(self._ready.setdefault(state.lane, []), heapq.heappop(parked))
+        for entry in self._limits.release(self._states[index].function.policy.limit):
+            lane = self._states[entry & _RANKS].lane
+            heapq.heappush(self._ready.setdefault(lane, []), entry)
 
     def _let_go(self, index: int) -> None:
         for need in self.graph.dependencies[index]:

@@ -12,9 +12,11 @@ from typing import Any, overload
 from flowpar.errors import FlowparError, RunFailed
 from flowpar.events import Counts, TaskRecord
 from flowpar.graph import Graph
-from flowpar.plan import Plan, Status
-from flowpar.pools.transport import Packed, Report, text_of
+from flowpar.plan import Plan
+from flowpar.pools.failures import text_of
+from flowpar.pools.transport import Packed, Report
 from flowpar.pools.worker import fill
+from flowpar.status import Status
 
 CLOCK_OFFSET = time.time() - time.perf_counter()
 """Turns the clock that the workers read into seconds since the epoch."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from flowpar.arguments import search
+from flowpar.arguments import gather, search
 from flowpar.graph import Graph, values_needed
 from flowpar.pools import worker
 from flowpar.record import Run
-from flowpar.scheduler import Scheduler, gather
+from flowpar.scheduler import Scheduler
 from flowpar.settings import Options, resolve
 from flowpar.task import CONSTANT, Task
 from flowpar.views.progress import Progress

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import queue
-import reprlib
 import threading
 import time
 import warnings
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from flowpar.arguments import search
+from flowpar.arguments import gather
 from flowpar.errors import (
     Cancelled,
     CycleError,
@@ -33,32 +32,23 @@ from flowpar.errors import (
 )
 from flowpar.events import Observers, Progressed, RunEnded, RunStarted, TaskEnded, TaskStarted
 from flowpar.graph import Graph
+from flowpar.notes import describe
 from flowpar.placement import TINY, TINY_AFTER, Placement
-from flowpar.plan import FunctionState, Plan
+from flowpar.plan import Plan
 from flowpar.pools import shared, worker
+from flowpar.pools.failures import text_of
 from flowpar.pools.foreign import ForeignPool
 from flowpar.pools.serial import SerialPool
 from flowpar.pools.threads import ThreadPool
-from flowpar.pools.transport import Batch, Packed, Report, prepare_module, references, text_of
+from flowpar.pools.transport import Batch, Packed, Report, prepare_module, references
 from flowpar.pools.worker import execute
 from flowpar.record import CLOCK_OFFSET, Ledger, Run, failure_of
 from flowpar.settings import Options
-from flowpar.task import LITERAL, Function, Task, Template, needs_of
-
-_REPR: Final = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 60
+from flowpar.status import FunctionState
+from flowpar.task import LITERAL, Task
 
 TICK: Final = 0.1
 """Seconds between two looks at the progress."""
-
-
-def gathered(container: object) -> object:
-    """Return its argument: what a task does that is a container of delayed values."""
-    return container
-
-
-GATHER: Final = Function(gathered, is_cheap=True)
-"""The function of every such task."""
 
 
 @dataclass(slots=True, eq=False)
@@ -521,68 +511,12 @@ class Scheduler:
         raise error
 
 
-def gather(container: object) -> Task:
-    """Return a task whose value is a container with its delayed values computed."""
-    task = Task()
-    task._function = GATHER
-    task._args = (search(container, "the returned value"),)
-    task._kwargs = None
-    task._needs = needs_of(task._args, None)
-    task._site = None
-    return task
-
-
 def attach_run(error: BaseException, run: Run) -> None:
     """Let an exception lead to the record of the run that it ended."""
     try:
         error.run = run  # type: ignore[attr-defined]
     except AttributeError:  # a class with slots: then the record is lost, the error is not
         return
-
-
-def describe(task: Task) -> str:
-    """Return a call as it was written, its arguments shortened.
-
-    Examples
-    --------
-    >>> from flowpar import delayed
-    >>> describe(delayed(pow)(2, exp=10))
-    'pow(2, exp=10)'
-    """
-    parts = [_short(argument) for argument in task._args]
-    parts += [f"{name}={_short(value)}" for name, value in (task._kwargs or {}).items()]
-    text = ", ".join(parts[:8]) + (", …" if len(parts) > 8 else "")  # noqa: PLR2004 - a screen line
-    return f"{task._function.name}({text})"
-
-
-def _short(value: object) -> str:
-    if isinstance(value, Task):
-        return f"<{value._function.name}>"
-    if type(value) is Template:
-        return _short_template(value)
-    kind = type(value).__name__
-    try:
-        size = len(value)  # type: ignore[arg-type]
-    except Exception:  # noqa: BLE001 - most values have no length, some raise
-        size = 0
-    if size > 1000:  # noqa: PLR2004 - its repr may take seconds
-        return f"<{kind} of {size}>"
-    try:
-        text = _REPR.repr(value)
-    except Exception:  # noqa: BLE001 - a __repr__ of the user's
-        return f"<{kind}>"
-    # On one line, and with no character that a terminal would obey.
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:60])
-    return text if len(text) < 60 else text[:57] + "…"  # noqa: PLR2004 - a third of a line
-
-
-def _short_template(template: Template) -> str:
-    """Return a container that holds delayed values, about as it was written."""
-    name = getattr(template.make, "__name__", None) or type(template.make).__name__.strip("_")
-    parts = ", ".join(_short(part) for part in template.parts[:4])
-    more = ", …" if len(template.parts) > 4 else ""  # noqa: PLR2004 - a third of a line
-    shapes = {"list": f"[{parts}{more}]", "tuple": f"({parts}{more})", "set": f"{{{parts}{more}}}"}
-    return shapes.get(name, f"{name}({parts}{more})")
 
 
 def _cancel(pool: Any, tickets: list[object]) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from flowpar.errors import OptionError
 from flowpar.events import HOOKS
-from flowpar.task import check_bool, check_choice, check_count, check_number, unknown_name
+from flowpar.policy import check_bool, check_choice, check_count, check_number, unknown_name
 
 SCHEDULERS: Final = ("auto", "sync", "threads", "processes")
 START_METHODS: Final = ("forkserver", "spawn", "fork")

@@ -171,7 +171,13 @@ def test_options_come_from_the_environment_in_one_place():
         if re.search(r"os\.environ|os\.getenv|environb", path.read_text())
     }
     # What a worker process is given is made of the parent's environment, and set in the worker.
-    workers = {"pools/surroundings.py", "pools/nursery.py", "pools/nanny.py", "pools/resources.py"}
+    workers = {
+        "pools/surroundings.py",
+        "pools/nursery.py",
+        "pools/nanny.py",
+        "pools/resources.py",
+        "pools/shared.py",
+    }
     assert readers - workers <= {"settings.py"}
     for path in FILES:
         if path.name != "settings.py" and str(path.relative_to(SOURCE)) not in workers:

@@ -22,12 +22,12 @@ from typing import Final
 from flowpar.errors import Cancelled, PoolError
 from flowpar.pools import channel, nanny
 from flowpar.pools.channel import Frame, FrameError
+from flowpar.pools.failures import unpack_error
 from flowpar.pools.nursery import Notice, NurseryGoneError, Settings
 from flowpar.pools.obituary import Death, MemoryWatch, signal_name, worker_died
 from flowpar.pools.remote import RemoteWorker
 from flowpar.pools.roster import Roster
 from flowpar.pools.ticket import Ending, Ticket, announce
-from flowpar.pools.transport import unpack_error
 from flowpar.pools.worker import timed_out
 
 MOST_FAILED_BIRTHS: Final = 5

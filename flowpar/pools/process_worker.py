@@ -14,10 +14,11 @@ from typing import Final, NoReturn
 from flowpar.errors import NotPicklable, TaskError
 from flowpar.pools import channel
 from flowpar.pools.channel import FrameReader, FrameWriter
+from flowpar.pools.failures import pack_error
 from flowpar.pools.parcel import Shelf
 from flowpar.pools.slate import NOWHERE, Claims, Slate
 from flowpar.pools.surroundings import Context, Surroundings, become_worker
-from flowpar.pools.transport import Batch, dump_report, pack_error
+from flowpar.pools.transport import Batch, dump_report
 from flowpar.pools.worker import execute
 
 _LOWEST_DESCRIPTOR: Final = 100

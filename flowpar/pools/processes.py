@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from flowpar.errors import PoolError
+from flowpar.policy import check_choice, check_count, check_number
 from flowpar.pools.base import Callback
 from flowpar.pools.nursery import Settings
 from flowpar.pools.parcel import Packer, one_call
@@ -17,7 +18,6 @@ from flowpar.pools.switchboard import Cancel, Switchboard
 from flowpar.pools.ticket import Ticket
 from flowpar.pools.transport import Batch, dump, not_picklable
 from flowpar.pools.worker import execute
-from flowpar.task import check_choice, check_count, check_number
 
 START_METHODS: Final = ("forkserver", "spawn", "fork")
 

@@ -12,13 +12,13 @@ import functools
 import io
 import pickle
 import sys
-import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from flowpar.errors import InternalError, NotPicklable, TaskError, add_note
+from flowpar.errors import NotPicklable
+from flowpar.pools.failures import pack_error, text_of, unpack_error
 from flowpar.task import ALL_REFS, LITERAL, Call, Ref, Template
 
 PLAIN: Final = frozenset({int, float, str, bytes, bool, type(None), complex})
@@ -338,146 +338,6 @@ def _unsendable_result(value: object, error: BaseException) -> NotPicklable:
         'pool="threads" for this function',
         path=path,
     )
-
-
-# ----------------------------------------------------------------------------------- errors
-
-Frame = tuple[str, int, str]
-"""(file name, line, function name)."""
-
-
-MOST_ERRORS: Final = 50
-"""Causes and contexts that travel with an exception, nearest first."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackedError:
-    """An exception on its way: itself if it survives pickling, and what it said in any case."""
-
-    data: bytes | None
-    type_name: str
-    text: str
-    frames: list[Frame]
-    notes: list[str]
-    cause: int | None
-    """Where its cause is in the list that it is in."""
-    context: int | None
-    suppress_context: bool
-
-
-def pack_error(error: BaseException) -> list[PackedError]:
-    """Return an exception, with its causes and the frames it passed, in a form that travels.
-
-    Returns
-    -------
-    list of PackedError
-        The exception, then those that it leads to, each once: they may lead to one another.
-    """
-    found = [error]
-    numbers = {id(error): 0}
-    for known in found:
-        for other in (known.__cause__, known.__context__):
-            if other is not None and id(other) not in numbers and len(found) < MOST_ERRORS:
-                numbers[id(other)] = len(found)
-                found.append(other)
-    return [_pack_one(known, numbers) for known in found]
-
-
-def _pack_one(error: BaseException, numbers: Mapping[int, int]) -> PackedError:
-    return PackedError(
-        data=_round_trip(error),
-        type_name=f"{type(error).__module__}.{type(error).__qualname__}",
-        text=text_of(error),
-        frames=user_frames(error.__traceback__),
-        notes=[str(note) for note in getattr(error, "__notes__", ())],
-        cause=numbers.get(id(error.__cause__)),
-        context=numbers.get(id(error.__context__)),
-        suppress_context=error.__suppress_context__,
-    )
-
-
-def unpack_error(packed: list[PackedError]) -> BaseException:
-    """Return the exception; a `TaskError` with its text where it could not travel."""
-    errors = [_load_error(each) for each in packed]
-    for error, each in zip(errors, packed, strict=True):
-        for note in each.notes:  # a __reduce__ of the user's may have left them behind
-            add_note(error, note)
-        error.__cause__ = None if each.cause is None else errors[each.cause]
-        error.__context__ = None if each.context is None else errors[each.context]
-        error.__suppress_context__ = each.suppress_context
-        error.__traceback__ = make_traceback(each.frames)
-    return errors[0]
-
-
-def _load_error(packed: PackedError) -> BaseException:
-    if packed.data is not None:
-        try:
-            error = pickle.loads(packed.data)  # noqa: S301 - made by our own worker
-        except (Exception, SystemExit):  # noqa: BLE001 - loading runs the user's code
-            error = None
-        if isinstance(error, BaseException):
-            return error
-    text = TaskError(
-        f"{packed.type_name}: {packed.text}", type_name=packed.type_name, text=packed.text
-    )
-    add_note(text, "The exception itself cannot be pickled, so it is shown by its text.")
-    return text
-
-
-def _round_trip(error: BaseException) -> bytes | None:
-    try:
-        data = dumps(error)
-        same = type(pickle.loads(data)) is type(error)  # noqa: S301 - our own pickle
-    except BaseException:  # noqa: BLE001 - whatever its pickling raises: it cannot travel
-        return None
-    return data if same else None
-
-
-def text_of(error: BaseException) -> str:
-    """Return what an exception says, even if its own way of saying it fails."""
-    try:
-        return str(error)
-    except (Exception, SystemExit) as trouble:  # noqa: BLE001 - a __str__ of the user's
-        return f"<its str() raised {type(trouble).__name__}>"
-
-
-_OUR_FOLDER: Final = __file__.rsplit("pools", 1)[0]
-
-
-def user_frames(passed: types.TracebackType | None) -> list[Frame]:
-    """Return where an exception passed, outermost first, without flowpar's own frames."""
-    frames = []
-    for frame, line in traceback.walk_tb(passed):
-        code = frame.f_code
-        if not code.co_filename.startswith(_OUR_FOLDER):
-            frames.append((code.co_filename, line, code.co_name))
-    return frames
-
-
-def make_traceback(frames: list[Frame]) -> types.TracebackType | None:
-    """Return a traceback that shows the frames, as if the exception had passed them here.
-
-    Frames cannot be made, so each is taken from a tiny piece of code that carries the name and
-    the file of the original, run up to where it raises.
-    """
-    made: types.TracebackType | None = None
-    for filename, line, function in reversed(frames):
-        frame = _frame(filename, line, function)
-        made = types.TracebackType(made, frame, frame.f_lasti, line)
-    return made
-
-
-def _frame(filename: str, line: int, function: str) -> types.FrameType:
-    source = compile("raise StopAsyncIteration", filename, "exec")
-    code = source.replace(co_name=function, co_firstlineno=line)
-    if sys.version_info >= (3, 11):
-        code = code.replace(co_qualname=function)
-    try:
-        exec(code, {"__name__": "flowpar.traceback", "__file__": filename})  # noqa: S102
-    except StopAsyncIteration as stop:
-        *_, (frame, _line) = traceback.walk_tb(stop.__traceback__)
-        return frame
-    raise InternalError("a statement that raises did not")
 
 
 def references(call: Call) -> Iterator[int]:

@@ -14,7 +14,8 @@ from typing import Any
 
 from flowpar.arguments import ATOMS, holds_task
 from flowpar.errors import TaskError, TaskTimeout
-from flowpar.pools.transport import Batch, Failure, Packed, Report, references, text_of
+from flowpar.pools.failures import text_of
+from flowpar.pools.transport import Batch, Failure, Packed, Report, references
 from flowpar.task import ALL_REFS, LITERAL, TASK_TYPES, Ref, Template
 
 CPU_TIME_FROM = 1e-4

@@ -12,9 +12,10 @@ from support.wrong_plans import WRONG
 
 import flowpar
 from flowpar.graph import Graph
-from flowpar.plan import Plan, Status
+from flowpar.plan import Plan
 from flowpar.scheduler import Scheduler
 from flowpar.settings import resolve
+from flowpar.status import Status
 
 relaxed = settings(
     deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150

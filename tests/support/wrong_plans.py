@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from flowpar.plan import READY, WAITING, Plan, Status
+from flowpar.plan import Plan
+from flowpar.status import READY, WAITING, Status
 
 
 class StartsTooEarly(Plan):

@@ -10,7 +10,8 @@ from support.fakes import report
 from flowpar import CycleError, InternalError, OptionError, WorkerDied, delayed
 from flowpar.errors import NotPicklable
 from flowpar.graph import Graph
-from flowpar.plan import MOVES, Plan, Status
+from flowpar.plan import Plan
+from flowpar.status import MOVES, Status
 
 
 def call(*args):

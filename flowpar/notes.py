@@ -1,0 +1,56 @@
+"""What is said of a task to people: the call, about as it was written, on one line."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Final
+
+from flowpar.task import Task, Template
+
+_REPR: Final = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 60
+
+
+def describe(task: Task) -> str:
+    """Return a call as it was written, its arguments shortened.
+
+    Examples
+    --------
+    >>> from flowpar import delayed
+    >>> describe(delayed(pow)(2, exp=10))
+    'pow(2, exp=10)'
+    """
+    parts = [_short(argument) for argument in task._args]
+    parts += [f"{name}={_short(value)}" for name, value in (task._kwargs or {}).items()]
+    text = ", ".join(parts[:8]) + (", …" if len(parts) > 8 else "")  # noqa: PLR2004 - a screen line
+    return f"{task._function.name}({text})"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Task):
+        return f"<{value._function.name}>"
+    if type(value) is Template:
+        return _short_template(value)
+    kind = type(value).__name__
+    try:
+        size = len(value)  # type: ignore[arg-type]
+    except Exception:  # noqa: BLE001 - most values have no length, some raise
+        size = 0
+    if size > 1000:  # noqa: PLR2004 - its repr may take seconds
+        return f"<{kind} of {size}>"
+    try:
+        text = _REPR.repr(value)
+    except Exception:  # noqa: BLE001 - a __repr__ of the user's
+        return f"<{kind}>"
+    # On one line, and with no character that a terminal would obey.
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:60])
+    return text if len(text) < 60 else text[:57] + "…"  # noqa: PLR2004 - a third of a line
+
+
+def _short_template(template: Template) -> str:
+    """Return a container that holds delayed values, about as it was written."""
+    name = getattr(template.make, "__name__", None) or type(template.make).__name__.strip("_")
+    parts = ", ".join(_short(part) for part in template.parts[:4])
+    more = ", …" if len(template.parts) > 4 else ""  # noqa: PLR2004 - a third of a line
+    shapes = {"list": f"[{parts}{more}]", "tuple": f"({parts}{more})", "set": f"{{{parts}{more}}}"}
+    return shapes.get(name, f"{name}({parts}{more})")

@@ -1,0 +1,90 @@
+"""Where a task stands in a run, how it may move, and the counts of a function's tasks."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from flowpar.events import Counts
+from flowpar.task import Function
+
+
+class Status(enum.IntEnum):
+    """Where a task stands in a run."""
+
+    WAITING = 0
+    READY = 1
+    RUNNING = 2
+    DONE = 3
+    FAILED = 4
+    SKIPPED = 5
+    CACHED = 6
+
+
+WAITING, READY, RUNNING, DONE, FAILED, SKIPPED, CACHED = map(int, Status)
+
+MOVES: Final = frozenset(
+    {
+        (WAITING, READY),
+        (WAITING, RUNNING),  # in a batch with all that it waits for
+        (WAITING, SKIPPED),
+        (WAITING, DONE),  # its delayed value was computed
+        (READY, RUNNING),
+        (READY, CACHED),
+        (RUNNING, DONE),
+        (RUNNING, FAILED),
+        (RUNNING, READY),
+        (RUNNING, WAITING),
+        (DONE, FAILED),  # its value cannot be loaded where it is wanted
+        (DONE, WAITING),  # its value is gone, and a task that came into being needs it
+    }
+)
+"""The only moves that a task may make."""
+
+
+@dataclass(slots=True, eq=False)
+class FunctionState:
+    """What the plan knows of one function, for all its tasks."""
+
+    function: Function
+    lane: str
+    """Names the pool that its tasks wait for."""
+    alone: bool
+    """Whether its tasks share no batch."""
+    priority: int
+    """Taken from the index, so that the lowest number comes first."""
+    rides: bool
+    """Whether its tasks cost so little that they go with what they need, wherever that runs."""
+    limited: bool
+    """Whether its tasks hold a resource while they run; they then run alone."""
+    total: int = 0
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+    timed: int = 0
+    """Calls whose time is in `seconds`."""
+    seconds: float = 0.0
+
+    @property
+    def cost(self) -> float | None:
+        """Mean seconds of a call, or None before the first."""
+        return self.seconds / self.timed if self.timed else None
+
+    def counts(self, running: int = 0) -> Counts:
+        """Return how many of its tasks are where."""
+        return Counts(
+            total=self.total,
+            done=self.done,
+            failed=self.failed,
+            skipped=self.skipped,
+            running=running,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A task that came to its end."""
+
+    index: int
+    status: Status
