@@ -81,9 +81,11 @@ class Crew:
         for worker in self._roster:
             if any(ticket.has_ended for ticket in worker.sent.values()):
                 self._requeue(worker.recall())
-                # All that is left was begun, one after another: the last is what it runs.
+                # All that is left was begun, one after another: the last is what it runs, and the
+                # reports of those before it are all there, read or not.
+                self._read_rest(worker)
                 left = list(worker.sent.values())
-                if left and left[-1].has_ended:
+                if worker.is_alive and left and left[-1].has_ended:
                     self._kill(worker)
         self._queue = deque(ticket for ticket in self._queue if not ticket.has_ended)
 
@@ -280,6 +282,8 @@ class Crew:
 
     def _kill(self, worker: RemoteWorker) -> None:
         """Kill a worker and forget it; all that it was sent has ended."""
+        for ticket in worker.sent.values():
+            self._end(ticket, PoolError("this task's worker was killed for another's sake"))
         self._roster.kill(worker)
         self._roster.forget(worker)
 
