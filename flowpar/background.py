@@ -170,7 +170,5 @@ def _stream(scheduler: Scheduler) -> Iterator[Any]:
                 return
             yield value
     finally:
-        if value is not _END:  # whoever uses the values left the loop
+        if value is not _END:  # whoever uses the values left the loop; nobody waits for the end
             scheduler.cancel()
-            while values.get()[0] is not _END:
-                continue

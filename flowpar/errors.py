@@ -103,6 +103,8 @@ class TaskError(FlowparError):
     """A task failed, and not by an exception that could be handed on as it was."""
 
     type_name: str = ""
+    type_names: tuple[str, ...] = ()
+    """Of the class that could not travel, and of all that it inherits from."""
     text: str = ""
     is_final: bool = False
     """Whether another attempt would be no use, however many the policy allows."""

@@ -34,13 +34,13 @@ def _short(value: object) -> str:
     kind = type(value).__name__
     try:
         size = len(value)  # type: ignore[arg-type]
-    except Exception:  # noqa: BLE001 - most values have no length, some raise
+    except (Exception, SystemExit):  # noqa: BLE001 - most values have no length, some raise
         size = 0
     if size > 1000:  # noqa: PLR2004 - its repr may take seconds
         return f"<{kind} of {size}>"
     try:
         text = _REPR.repr(value)
-    except Exception:  # noqa: BLE001 - a __repr__ of the user's
+    except (Exception, SystemExit):  # noqa: BLE001 - a __repr__ of the user's
         return f"<{kind}>"
     # On one line, and with no character that a terminal would obey.
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:60])

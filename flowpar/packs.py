@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import weakref
-from typing import Any
+from typing import Any, Final
 
 from flowpar.graph import needed_by
 from flowpar.task import Function, Task, Template, needs_of
+
+_HOME: Final = os.urandom(8)
+_ORIGIN: Final[Any] = Task.__dict__["_origin"]
+_numbers = itertools.count()
+_known: weakref.WeakValueDictionary[int, Task] = weakref.WeakValueDictionary()
+"""Tasks that went away from here, by their number."""
 
 
 class _Link:
@@ -25,7 +33,7 @@ class _Link:
 class _Pack:
     """Delayed values with all that they need, as one flat list: how they travel, however deep.
 
-    A row is (function, links to what it comes after, args, keywords, site); tasks among the
+    A row is (origin, function, links to what it comes after, args, keywords, site); tasks among the
     arguments are links to earlier rows.
     """
 
@@ -46,7 +54,11 @@ class _Pack:
         if self.tasks is None:
             made: list[Task] = []
             functions: dict[int, Function] = {}
-            for function, after, args, kwargs, site in self.rows:
+            for origin, function, after, args, kwargs, site in self.rows:
+                known = _known.get(origin[1]) if origin[0] == _HOME else None
+                if known is not None:  # it went away from here, and comes back
+                    made.append(known)
+                    continue
                 if after and id(function) not in functions:
                     others = tuple(_unlinked(link, made) for link in after)
                     functions[id(function)] = Function(
@@ -58,6 +70,7 @@ class _Pack:
                 task._kwargs = kwargs and {n: _unlinked(a, made) for n, a in kwargs.items()}
                 task._needs = needs_of(task._args, task._kwargs)
                 task._site = site
+                task._origin = origin
                 task.__class__ = self.kind
                 made.append(task)
             self.tasks = made
@@ -116,7 +129,25 @@ def _row(task: Task, links: dict[Task, _Link], bare: dict[Function, Function]) -
             bare[function] = Function(function.call, function.policy, is_cheap=function.is_cheap)
         function = bare[function]
     kwargs = task._kwargs and {n: _linked(a, links) for n, a in task._kwargs.items()}
-    return function, after, tuple([_linked(a, links) for a in task._args]), kwargs, task._site
+    return (
+        _origin_of(task),
+        function,
+        after,
+        tuple([_linked(a, links) for a in task._args]),
+        kwargs,
+        task._site,
+    )
+
+
+def _origin_of(task: Task) -> tuple[bytes, int]:
+    """Return where a task comes from; a task that comes back from a worker is the one that left."""
+    try:
+        return _ORIGIN.__get__(task)  # type: ignore[no-any-return]
+    except AttributeError:
+        origin = (_HOME, next(_numbers))
+        _ORIGIN.__set__(task, origin)  # past the Delayed, which refuses assignment
+        _known[origin[1]] = task
+        return origin
 
 
 def _remember(pack: _Pack) -> None:

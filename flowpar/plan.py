@@ -23,6 +23,7 @@ from flowpar.errors import CycleError, InternalError, TaskError
 from flowpar.events import Counts
 from flowpar.graph import Graph
 from flowpar.limits import Limits
+from flowpar.pools.failures import type_name
 from flowpar.pools.transport import Report
 from flowpar.status import (
     DONE,
@@ -122,6 +123,7 @@ class Plan:
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._ready: dict[str, list[int]] = {}
         self._later: list[tuple[float, int]] = []
+        self._resting: dict[int, float] = {}
         self._alone: set[int] = set()
         self._alias: dict[int, int] = {}
         self._depth: dict[int, int] = {}
@@ -396,7 +398,7 @@ class Plan:
                 if not left and status[dependent] == WAITING:
                     if dependent in self._alias:
                         aliases.append(dependent)
-                    else:
+                    elif dependent not in self._resting:
                         self._make_ready(dependent)
             for need in dependencies[index]:
                 uses[need] = left = uses[need] - 1
@@ -436,7 +438,7 @@ class Plan:
                 continue
             if dependent in self._alias:
                 aliases.append(dependent)
-            else:
+            elif dependent not in self._resting:
                 self._make_ready(dependent)
         return aliases
 
@@ -448,7 +450,7 @@ class Plan:
         """
         state = self._states[index]
         policy = state.function.policy
-        may_retry = isinstance(error, policy.retry_on) and not (
+        may_retry = _is_one_of(error, policy.retry_on) and not (
             isinstance(error, TaskError) and error.is_final
         )
         if may_retry and self.attempts[index] <= policy.retries:
@@ -456,6 +458,7 @@ class Plan:
             doubled = policy.retry_delay * 2.0 ** min(self.attempts[index] - 1, 30)
             pause = doubled * self._rng.uniform(0.75, 1.25)
             self._alone.add(index)
+            self._resting[index] = now + pause
             heapq.heappush(self._later, (now + pause, index))
             return True
         self._move(index, FAILED)
@@ -487,6 +490,7 @@ class Plan:
 
     def _skip(self, index: int, why: str) -> None:
         self._move(index, SKIPPED)
+        self._resting.pop(index, None)
         self._let_go(index)
         self._states[index].skipped += 1
         self._open -= 1
@@ -523,9 +527,12 @@ class Plan:
     def wake(self, now: float) -> None:
         """Make those tasks ready whose wait before another attempt is over."""
         while self._later and self._later[0][0] <= now:
-            index = heapq.heappop(self._later)[1]
+            due, index = heapq.heappop(self._later)
+            if self._resting.get(index) != due:
+                continue
+            del self._resting[index]
             # It may have lost, with its worker, what it needs: then that comes first.
-            if self.status[index] == WAITING and not self._missing[index]:
+            if not self._missing[index]:
                 self._make_ready(index)
 
     def change_lane(self, function: Function, lane: str) -> None:
@@ -643,8 +650,10 @@ class Plan:
             states.append(state)
             if state.lane == CONSTANT_LANE:
                 constants.append(index)
-            else:
-                state.total += 1
+                continue
+            state.total += 1
+            if state.keeps:
+                self._uses[index] += 1
         self._open += len(new) - len(constants)
         for index in constants:
             self._take_constant(index)
@@ -690,6 +699,7 @@ class Plan:
             priority=function.policy.priority << 40,
             rides=function.is_cheap and function.policy.pool is None,
             limited=bool(function.policy.limit),
+            keeps=not function.policy.pure,
         )
         self.functions[function.number] = state
         self._is_prioritised |= bool(state.priority)
@@ -760,3 +770,11 @@ class Plan:
     def waiting(self) -> Iterator[int]:
         """Yield the tasks that wait for others; only a plan that is stuck is asked."""
         return (index for index, status in enumerate(self.status) if status == WAITING)
+
+
+def _is_one_of(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
+    """Return whether an exception is of one of these types, or stands for one that is."""
+    if isinstance(error, kinds):
+        return True
+    names = error.type_names if isinstance(error, TaskError) else ()
+    return any(type_name(kind) in names for kind in kinds)

@@ -139,8 +139,11 @@ def _check_priority(name: str, value: object) -> int:
 def _check_types(name: str, value: object) -> tuple[type[BaseException], ...]:
     kinds = value if isinstance(value, tuple) else (value,)
     for kind in kinds:
-        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise OptionError(f"{name} takes exception types, and not {kind!r}")
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise OptionError(
+                f"{name} takes types of exceptions, of which SystemExit and KeyboardInterrupt are "
+                f"none, and not {kind!r}"
+            )
     return kinds
 
 

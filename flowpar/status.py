@@ -56,6 +56,9 @@ class FunctionState:
     """Taken from the index, so that the lowest number comes first."""
     rides: bool
     """Whether its tasks cost so little that they go with what they need, wherever that runs."""
+    keeps: bool
+    """Whether values stay until the run ends: a task that comes later may need one, and its task
+    must not run again."""
     limited: bool
     """Whether its tasks hold a resource while they run; they then run alone."""
     total: int = 0

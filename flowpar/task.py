@@ -233,7 +233,7 @@ class Task:
     nothing writes them after the task was built.
     """
 
-    __slots__ = ("__weakref__", "_args", "_function", "_kwargs", "_needs", "_site")
+    __slots__ = ("__weakref__", "_args", "_function", "_kwargs", "_needs", "_origin", "_site")
 
     _function: Function
     _args: tuple[Any, ...]
@@ -241,6 +241,8 @@ class Task:
     _needs: tuple[Task, ...] | None
     """The tasks among the arguments: `_args` itself if each argument is one. None: there is no
     task, and yet a container to be made anew."""
+    _origin: tuple[bytes, int]
+    """Which process made it, and its number there; set when it travels for the first time."""
     _site: Site | None
 
 

@@ -26,6 +26,8 @@ class PackedError:
 
     data: bytes | None
     type_name: str
+    type_names: tuple[str, ...]
+    """Of its class and all that it inherits from."""
     text: str
     frames: list[Frame]
     notes: list[str]
@@ -53,10 +55,16 @@ def pack_error(error: BaseException) -> list[PackedError]:
     return [_pack_one(known, numbers) for known in found]
 
 
+def type_name(kind: type) -> str:
+    """Return the full name of a class."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 def _pack_one(error: BaseException, numbers: Mapping[int, int]) -> PackedError:
     return PackedError(
         data=_round_trip(error),
-        type_name=f"{type(error).__module__}.{type(error).__qualname__}",
+        type_name=type_name(type(error)),
+        type_names=tuple(type_name(kind) for kind in type(error).__mro__),
         text=text_of(error),
         frames=user_frames(error.__traceback__),
         notes=[str(note) for note in getattr(error, "__notes__", ())],
@@ -88,21 +96,53 @@ def _load_error(packed: PackedError) -> BaseException:
         if isinstance(error, BaseException):
             return error
     text = TaskError(
-        f"{packed.type_name}: {packed.text}", type_name=packed.type_name, text=packed.text
+        f"{packed.type_name}: {packed.text}",
+        type_name=packed.type_name,
+        type_names=packed.type_names,
+        text=packed.text,
     )
     add_note(text, "The exception itself cannot be pickled, so it is shown by its text.")
     return text
 
 
 def _round_trip(error: BaseException) -> bytes | None:
+    """Return a pickle that gives the same exception, if there is any.
+
+    Many classes cannot be called with what they keep in ``args``, or would change it once more:
+    then the exception is taken apart, and made without a call of its class.
+    """
     import cloudpickle  # noqa: PLC0415 - slow to import, and a serial run needs none of it
 
-    try:
-        data = cloudpickle.dumps(error, protocol=5)
-        same = type(pickle.loads(data)) is type(error)  # noqa: S301 - our own pickle
-    except BaseException:  # noqa: BLE001 - whatever its pickling raises: it cannot travel
-        return None
-    return data if same else None
+    for form in (error, _Apart(type(error), error.args, dict(vars(error)))):
+        try:
+            data: bytes = cloudpickle.dumps(form, protocol=5)
+            arrived = pickle.loads(data)  # noqa: S301 - our own pickle
+        except BaseException:  # noqa: BLE001, S112 - whatever its pickling raises: not this way
+            continue
+        if type(arrived) is type(error) and text_of(arrived) == text_of(error):
+            return data
+    return None
+
+
+class _Apart:
+    """An exception as its class, its arguments and its attributes; it arrives as the exception."""
+
+    def __init__(
+        self, kind: type[BaseException], args: tuple[object, ...], facts: dict[str, object]
+    ) -> None:
+        self.kind, self.args, self.facts = kind, args, facts
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _put_together, (self.kind, self.args, self.facts)
+
+
+def _put_together(
+    kind: type[BaseException], args: tuple[object, ...], facts: dict[str, object]
+) -> BaseException:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
 
 
 def text_of(error: BaseException) -> str:

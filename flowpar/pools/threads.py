@@ -77,8 +77,9 @@ class ThreadPool:
 
     def __init__(self, workers: int | None = None) -> None:
         self.width = workers or cpu_count()
-        # One more for each thread, so that none waits for the scheduler between two batches.
-        self.slots = 2 * self.width
+        # None waits behind another: after Ctrl-C a thread would begin it, before the thread that
+        # was interrupted can call it off.
+        self.slots = self.width
         self.closed = False
         self._pid = os.getpid()
         self._queue: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()

@@ -262,10 +262,15 @@ def find_culprit(value: object, path: str, *, depth: int = 12) -> str:
     >>> find_culprit({"a": [1, threading.Lock()]}, "args[0]")
     "args[0]['a'][1]"
     """
-    if depth:
-        for name, part in _parts(value):
-            if not _pickles(part):
-                return find_culprit(part, path + name, depth=depth - 1)
+    parts = list(_parts(value)) if depth else []
+    # By halves: of a million parts twenty groups are pickled, and not each by itself.
+    while len(parts) > 1:
+        half = len(parts) // 2
+        first = parts[:half]
+        parts = parts[half:] if _pickles([part for _, part in first]) else first
+    if parts and not _pickles(parts[0][1]):
+        name, part = parts[0]
+        return find_culprit(part, path + name, depth=depth - 1)
     return path
 
 

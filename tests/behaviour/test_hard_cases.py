@@ -8,14 +8,20 @@ import importlib
 import os
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import pytest
+from support.fakes import report
 
 import flowpar
 from flowpar import delayed
+from flowpar.graph import Graph
+from flowpar.plan import Plan
 from flowpar.pools import shared
+
+LANE = {"lane_of": lambda function: "x"}
 
 
 def succ(x):
@@ -249,3 +255,140 @@ def test_the_note_of_a_failure_does_not_read_a_large_argument():
     with pytest.raises(ValueError) as caught:
         delayed(boom)([list(range(10**6))] * 5).compute(scheduler="sync")
     assert len(str(caught.value.__notes__)) < 500
+
+
+class Odd(Exception):
+    def __init__(self, a, b):
+        super().__init__(f"{a} and {b}")
+        self.a = a
+
+
+class Wrapping(Exception):
+    def __init__(self, text):
+        super().__init__(f"wrapped {text}")
+
+
+def test_an_exception_that_cannot_be_called_again_keeps_its_type(own):
+    def boom():
+        raise Odd("this", "that")
+
+    with pytest.raises(Odd) as caught:
+        delayed(boom)().compute(scheduler=own)
+    assert str(caught.value) == "this and that"
+    assert caught.value.a == "this"
+
+
+def test_an_exception_that_decorates_its_message_does_so_once(own):
+    def boom():
+        raise Wrapping("x")
+
+    with pytest.raises(Wrapping) as caught:
+        delayed(boom)().compute(scheduler=own)
+    assert str(caught.value) == "wrapped x"
+
+
+class Held(Exception):
+    def __init__(self):
+        super().__init__("held")
+        self.lock = threading.Lock()
+
+
+def test_retries_go_by_the_type_that_was_raised_also_if_it_cannot_travel(own):
+    def boom():
+        raise Held
+
+    with pytest.raises((Held, flowpar.TaskError)) as caught:
+        delayed(boom, retries=2, retry_on=Held)().compute(scheduler=own)
+    assert caught.value.run.tasks[0].attempts == 3
+
+
+class Rude:
+    def __len__(self):
+        raise SystemExit(4)
+
+    __repr__ = __len__
+
+
+def test_a_failure_is_told_whatever_its_arguments_do():
+    def boom(_):
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        delayed(boom)(Rude()).compute(scheduler="sync")
+
+
+def test_a_task_with_side_effects_is_not_run_again_for_a_later_one(own, tmp_path):
+    path = tmp_path / "ran"
+
+    def side():
+        with open(path, "a") as file:
+            file.write("x")
+        return path.stat().st_size
+
+    y = delayed(side, pure=False)()
+    first = delayed(succ)(y)
+    later = delayed(lambda _, hidden: delayed(succ)(hidden[0]), traverse=False)(first, [y])
+    assert later.compute(scheduler=own) == 2
+    assert path.read_text() == "x"
+
+
+def test_the_culprit_among_many_is_found_soon():
+    many = [object() for _ in range(20_000)]
+    many[12_345] = threading.Lock()
+    with pytest.raises(flowpar.NotPicklable, match=r"args\[0\]\[12345\]"):
+        delayed(len)(many).compute(scheduler="processes")
+
+
+def quick(i):
+    """Take a moment, so that batches of two runs queue at one worker."""
+    until = time.perf_counter() + 0.002
+    while time.perf_counter() < until:
+        pass
+    return i
+
+
+def test_a_run_that_is_cancelled_takes_nothing_from_another():
+    """Both have batches at the same workers; what had finished must be heard of."""
+
+    def work(values):
+        for _ in range(12):
+            values.append(sum(flowpar.compute([delayed(quick)(i) for i in range(40)], **how)))
+
+    how = {"scheduler": "processes", "workers": 2}
+    values = []
+    thread = threading.Thread(target=lambda: work(values))
+    thread.start()
+    while thread.is_alive():
+        future = delayed(sum)([delayed(quick)(i) for i in range(100)]).submit(**how)
+        thread.join(0.03)
+        future.cancel()
+    assert values == [sum(range(40))] * 12
+
+
+def test_a_program_ends_that_leaves_a_stream_of_values_open(run_script, own):
+    done = run_script(f"""
+        import time, flowpar
+        tasks = flowpar.map(time.sleep, [0.1] * 50)
+        values = flowpar.as_completed(tasks, scheduler={own!r})
+        next(values)
+        print("bye")
+    """)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "bye\n", "")
+
+
+def test_the_wait_before_a_retry_is_kept_after_a_crash_in_a_batch():
+    plan_waits = Plan(Graph([delayed(succ, retries=2, retry_delay=10.0)(delayed(succ)(1))]), **LANE)
+    for state in plan_waits.functions.values():
+        state.timed = 1
+    batch = plan_waits.take("x", 9)
+    assert batch == [0, 1]
+    plan_waits.lose(batch, guilty=1)
+    assert plan_waits.fail(1, ValueError(), now=0.0)
+    again = plan_waits.take("x", 9)
+    assert again == [0]
+    plan_waits.finish(again, report(again), now=0.1)
+    assert not plan_waits.take("x", 9)
+    due = plan_waits.next_retry()
+    assert due > 7
+    plan_waits.wake(due)
+    assert plan_waits.take("x", 9) == [1]

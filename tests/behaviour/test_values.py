@@ -250,3 +250,19 @@ def test_a_chain_of_10_000_on_every_own_scheduler(own):
     for _ in range(10_000):
         x = x + 1
     assert x.compute(scheduler=own) == 10_000
+
+
+def test_a_function_made_delayed_at_each_call_is_still_one_function():
+    class Counts:
+        def __init__(self):
+            self.batches = 0
+
+        def apply_async(self, func, args=(), kwds=None, callback=None, error_callback=None):
+            self.batches += 1
+            callback(func(*args))
+
+    once, each = Counts(), Counts()
+    call = delayed(same)
+    flowpar.compute([call(i) for i in range(1000)], scheduler=once)
+    flowpar.compute([delayed(same)(i) for i in range(1000)], scheduler=each)
+    assert each.batches < 3 * once.batches + 10
