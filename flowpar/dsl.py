@@ -7,6 +7,7 @@ import math
 import operator
 import sys
 import types
+import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
@@ -265,8 +266,33 @@ def delayed(func: Any = MISSING, /, **policy: Any) -> Any:
     if isinstance(func, (staticmethod, classmethod)):
         _refuse_decoration(func)
     if callable(func):
-        return DelayedFunction(Function(func, checked))
+        return DelayedFunction(_shared_function(func, checked))
     return delayed_value(func, checked)
+
+
+_shared: dict[int, weakref.ref[Function]] = {}
+"""By address of a callable: what it became when it was made delayed last."""
+
+
+def _shared_function(call: Callable[..., Any], policy: Policy) -> Function:
+    """Return one and the same Function for ``delayed(f)`` in each turn of a loop.
+
+    What is known of a function, its pickle among it, goes by this object.
+    """
+    reference = _shared.get(id(call))
+    known = reference() if reference is not None else None
+    # The callable is kept alive by what it became, so the address is its own.
+    if known is not None and known.call is call and known.policy == policy:
+        return known
+    function = Function(call, policy)
+    address = id(call)
+
+    def forget(gone: weakref.ref[Function]) -> None:
+        if _shared.get(address) is gone:
+            del _shared[address]
+
+    _shared[address] = weakref.ref(function, forget)
+    return function
 
 
 class _Decorator:

@@ -36,8 +36,9 @@ from flowpar.status import (
     Ended,
     FunctionState,
     Status,
+    Timing,
 )
-from flowpar.task import Function, is_constant, value
+from flowpar.task import Function, code_of, is_constant, value
 
 BATCH_SECONDS: Final = 0.005
 """How long a batch should take: long beside the 0.1 ms that sending one costs, short beside
@@ -123,6 +124,7 @@ class Plan:
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._ready: dict[str, list[int]] = {}
         self._later: list[tuple[float, int]] = []
+        self._timings: dict[int, Timing] = collections.defaultdict(Timing)
         self._resting: dict[int, float] = {}
         self._alone: set[int] = set()
         self._alias: dict[int, int] = {}
@@ -257,7 +259,8 @@ class Plan:
             if not state.rides:
                 if full:
                     continue
-                cost = state.seconds / state.timed if state.timed else BATCH_SECONDS
+                timing = state.timing
+                cost = timing.seconds / timing.calls if timing.calls else BATCH_SECONDS
                 seconds += cost + HANDLING_SECONDS
                 full = seconds >= BATCH_SECONDS or len(batch) >= BATCH_TASKS
             batch.append(index)
@@ -368,9 +371,9 @@ class Plan:
         states = self._states
         last = report.start
         for index, end in zip(timed, report.ends, strict=False):
-            state = states[index]
-            state.timed += 1
-            state.seconds += end - last
+            timing = states[index].timing
+            timing.calls += 1
+            timing.seconds += end - last
             last = end
 
     def _done(self, indices: Iterable[int]) -> None:  # noqa: C901
@@ -700,6 +703,7 @@ class Plan:
             rides=function.is_cheap and function.policy.pool is None,
             limited=bool(function.policy.limit),
             keeps=not function.policy.pure,
+            timing=self._timings[code_of(function.call)],
         )
         self.functions[function.number] = state
         self._is_prioritised |= bool(state.priority)

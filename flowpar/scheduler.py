@@ -371,8 +371,8 @@ class Scheduler:
         """Make calls here that turned out to cost less than sending them."""
         state = self._plan.state(indices[0])
         if (
-            state.timed >= TINY_AFTER
-            and state.seconds < TINY * state.timed
+            state.timing.calls >= TINY_AFTER
+            and state.timing.seconds < TINY * state.timing.calls
             and state.lane == "processes"
             and self._placement.is_free(state.function)
         ):

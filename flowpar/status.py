@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from flowpar.events import Counts
@@ -44,6 +44,14 @@ MOVES: Final = frozenset(
 
 
 @dataclass(slots=True, eq=False)
+class Timing:
+    """How long calls took; shared by functions that are the same code, such as closures."""
+
+    calls: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
 class FunctionState:
     """What the plan knows of one function, for all its tasks."""
 
@@ -65,14 +73,7 @@ class FunctionState:
     done: int = 0
     failed: int = 0
     skipped: int = 0
-    timed: int = 0
-    """Calls whose time is in `seconds`."""
-    seconds: float = 0.0
-
-    @property
-    def cost(self) -> float | None:
-        """Mean seconds of a call, or None before the first."""
-        return self.seconds / self.timed if self.timed else None
+    timing: Timing = field(default_factory=Timing)
 
     def counts(self, running: int = 0) -> Counts:
         """Return how many of its tasks are where."""

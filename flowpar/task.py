@@ -206,6 +206,14 @@ class _Arity:
             raise TypeError(f"{name}{self.signature} cannot be called so: {error}") from None
 
 
+def code_of(call: Any) -> int:
+    """Return a number that stands for the code of a callable: the same for closures of one def."""
+    while hasattr(call, "func") and not inspect.isfunction(call):  # functools.partial
+        call = call.func
+    call = getattr(call, "__func__", call)
+    return id(getattr(call, "__code__", call))
+
+
 def name_of(call: object) -> str:
     """Return a short name for a callable."""
     for thing in (call, getattr(call, "func", None), type(call)):

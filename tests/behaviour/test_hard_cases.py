@@ -379,7 +379,7 @@ def test_a_program_ends_that_leaves_a_stream_of_values_open(run_script, own):
 def test_the_wait_before_a_retry_is_kept_after_a_crash_in_a_batch():
     plan_waits = Plan(Graph([delayed(succ, retries=2, retry_delay=10.0)(delayed(succ)(1))]), **LANE)
     for state in plan_waits.functions.values():
-        state.timed = 1
+        state.timing.calls = 1
     batch = plan_waits.take("x", 9)
     assert batch == [0, 1]
     plan_waits.lose(batch, guilty=1)

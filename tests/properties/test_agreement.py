@@ -107,7 +107,7 @@ def drive(kind, nodes, rng):
     graph = Graph(rng.sample(tasks, rng.randint(1, len(tasks))))
     plan = kind(graph, lane_of=lambda function: "x")
     for state in plan.functions.values():
-        state.timed = rng.choice([0, 1, 1])  # functions known to be quick share batches
+        state.timing.calls = rng.choice([0, 1, 1])  # functions known to be quick share batches
     flying, now, failing = [], 0.0, rng.choice([0.1, 0.6])
     while plan.is_active:
         plan.wake(now)
