@@ -79,7 +79,7 @@ def _holds_anything(argument: object, path: str) -> bool:
         kind = type(thing)
         if kind in ATOMS:
             continue
-        if isinstance(thing, Task) or _is_iterator(thing):
+        if _is(thing, Task) or _is_iterator(thing):
             return True
         if id(thing) in seen:
             continue
@@ -106,7 +106,7 @@ def holds_task(value: object) -> bool:
     stack, seen = [value], set()
     while stack:
         thing = stack.pop()
-        if isinstance(thing, Task):
+        if _is(thing, Task):
             return True
         inside = None if type(thing) in ATOMS or id(thing) in seen else _inside(thing)
         if inside is not None and not set(map(type, inside)) <= ATOMS:
@@ -115,18 +115,24 @@ def holds_task(value: object) -> bool:
     return False
 
 
+def _is(thing: object, kinds: Any) -> bool:
+    """Return whether the type of a thing is one of these; what it says of itself may be a trap."""
+    return issubclass(type(thing), kinds)
+
+
 def _is_iterator(thing: object) -> bool:
     # A file is an iterator of its lines, but nobody who passes one means that.
-    return isinstance(thing, Iterator) and not isinstance(thing, (io.IOBase, Task))
+    return _is(thing, Iterator) and not _is(thing, (io.IOBase, Task))
 
 
 def _inside(thing: object) -> Collection[object] | None:
     """Return what a container holds, or None if it is none that can be taken apart."""
     for kinds, look in _LOOKS:
-        if isinstance(thing, kinds):
+        if _is(thing, kinds):
             return look(thing)
-    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-        return [getattr(thing, f.name, None) for f in dataclasses.fields(thing)]
+    kind: Any = type(thing)
+    if dataclasses.is_dataclass(kind):
+        return [getattr(thing, f.name, None) for f in dataclasses.fields(kind)]
     return None
 
 
@@ -142,7 +148,7 @@ def _refuse_hidden(thing: object, path: str) -> None:
             continue
         seen.add(id(holder))
         for name, value in _in_sight(holder):
-            if isinstance(value, Task):
+            if _is(value, Task):
                 raise ArgumentError(
                     f"{path} holds a delayed value where flowpar cannot replace it: "
                     f"{where}{name} of a {type(holder).__name__}. Pass the delayed value as an "
@@ -155,7 +161,7 @@ def _refuse_hidden(thing: object, path: str) -> None:
 
 def _in_sight(thing: object) -> Iterable[tuple[str, object]]:
     """Return what an object holds, as far as that can be seen without running its code."""
-    if type(thing).__module__.startswith("numpy") and getattr(thing, "dtype", "") == "O":
+    if str(type(thing).__module__).startswith("numpy") and getattr(thing, "dtype", "") == "O":
         return ((".flat[…]", value) for value in thing.flat)  # type: ignore[attr-defined]
     inside = _inside(thing)
     if inside is None:
@@ -165,10 +171,10 @@ def _in_sight(thing: object) -> Iterable[tuple[str, object]]:
 
 def _attributes(thing: object) -> Iterator[tuple[str, object]]:
     # Our own objects hold delayed values for good reasons: a function, a run, an error's run.
-    ours = type(thing).__module__.partition(".")[0] == __name__.partition(".")[0]
-    if ours or isinstance(thing, (types.ModuleType, type)):
+    ours = str(type(thing).__module__).partition(".")[0] == __name__.partition(".")[0]
+    if ours or _is(thing, (types.ModuleType, type)):
         return
-    if isinstance(thing, types.MethodType):
+    if type(thing) is types.MethodType:
         yield ".__self__", thing.__self__
     yield from [(f".{name}", value) for name, value in getattr(thing, "__dict__", {}).items()]
     for kind in type(thing).__mro__:
@@ -191,7 +197,7 @@ class _Trail:
 
 
 def _take_apart(thing: object, path: str, trail: _Trail) -> object:
-    if type(thing) in ATOMS or isinstance(thing, Task):
+    if type(thing) in ATOMS or _is(thing, Task):
         return thing
     where = id(thing)
     if where in trail.done:
@@ -211,9 +217,9 @@ def _take_apart(thing: object, path: str, trail: _Trail) -> object:
 
 def _take_by_kind(thing: object, path: str, trail: _Trail) -> object:
     for kinds, take in _TAKERS:
-        if isinstance(thing, kinds):
+        if _is(thing, kinds):
             return take(thing, path, trail)
-    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+    if dataclasses.is_dataclass(type(thing)):
         return _take_dataclass(thing, path, trail)
     if _is_iterator(thing):
         return _take_iterator(cast("Iterator[object]", thing), path, trail)

@@ -189,11 +189,13 @@ class _BoundFunction(DelayedFunction[T]):
 
 
 def _as_tasks(after: Any) -> tuple[Task, ...]:
-    tasks = (after,) if isinstance(after, Task) else tuple(after)
+    tasks = (after,) if isinstance(after, Task) else after
+    if not isinstance(tasks, (tuple, list, set)):
+        raise OptionError(f"after takes delayed values, and not {after!r}")
     for task in tasks:
         if not isinstance(task, Task):
             raise OptionError(f"after takes delayed values, and not {task!r}")
-    return tasks
+    return tuple(tasks)
 
 
 @overload
@@ -434,7 +436,7 @@ class Delayed(Task, Generic[T]):
                 f"there will be with delayed(nout=…) on {self._function.name}, or iterate inside "
                 "a task"
             )
-        return iter([self[number] for number in range(nout)])
+        return iter([_build(_NTH, (self, number, nout), None) for number in range(nout)])
 
     def __len__(self) -> int:
         nout = self._function.policy.nout
@@ -525,10 +527,10 @@ class Delayed(Task, Generic[T]):
         """Do nothing: it is never entered."""
 
     def __setattr__(self, name: str, to: object) -> None:
-        self._refuse(f"takes no assignment to .{name}", f"delayed(with_{name})(x, …)")
+        self._refuse(f"takes no assignment to .{name}", "a task that returns the value with it")
 
     def __setitem__(self, key: object, to: object) -> None:
-        self._refuse("takes no assignment to its items", "delayed(with_item)(x, …)")
+        self._refuse("takes no assignment to its items", "a task that returns the value with it")
 
     def __delattr__(self, name: str) -> None:
         self._refuse("takes no deletion", "a task that returns the value without it")
@@ -557,6 +559,18 @@ def _call(function: Any, /, *args: Any, **kwargs: Any) -> Any:
     return function(*args, **kwargs)
 
 
+def _nth(values: Any, number: int, count: int) -> Any:
+    """Return one of the values that were to be unpacked."""
+    try:
+        found = len(values)
+    except TypeError:  # items may work all the same
+        found = count
+    if found != count:
+        raise ValueError(f"nout says {count} values, and there are {found} to unpack")
+    return values[number]
+
+
+_NTH = Function(_nth, Policy(name="item"), is_cheap=True)
 _GETATTR = Function(getattr, is_cheap=True)
 _GETITEM = Function(operator.getitem, is_cheap=True)
 _METHOD = Function(_method, Policy(name="method"))

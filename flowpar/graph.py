@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from flowpar.errors import CycleError, InternalError
-from flowpar.task import ALL_REFS, LITERAL, MIXED, Call, Function, Ref, Task, Template
+from flowpar.task import ALL_REFS, LITERAL, MIXED, TASK_TYPES, Call, Function, Ref, Task, Template
 
 _NO_TASKS: Final[tuple[int, ...]] = ()
 
@@ -272,16 +272,16 @@ def values_needed(arguments: Iterable[object]) -> list[Task]:
     """Return the tasks among some arguments, in order."""
     needs: list[Task] = []
     for argument in arguments:
-        if isinstance(argument, Task):
-            needs.append(argument)
+        if type(argument) in TASK_TYPES:
+            needs.append(argument)  # type: ignore[arg-type]
         elif type(argument) is Template:
             needs.extend(argument.tasks())
     return needs
 
 
 def _with_refs(argument: object, index: Mapping[Task, int]) -> object:
-    if isinstance(argument, Task):
-        return Ref(index[argument])
+    if type(argument) in TASK_TYPES:
+        return Ref(index[argument])  # type: ignore[index]
     if type(argument) is Template:
         return argument.replaced(lambda part: _with_refs(part, index))
     return argument

@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from typing import Final
 
-from flowpar.task import Task, Template
+from flowpar.task import TASK_TYPES, Task, Template
 
 _REPR: Final = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 60
@@ -27,8 +27,8 @@ def describe(task: Task) -> str:
 
 
 def _short(value: object) -> str:
-    if isinstance(value, Task):
-        return f"<{value._function.name}>"
+    if type(value) in TASK_TYPES:
+        return f"<{value._function.name}>"  # type: ignore[attr-defined]
     if type(value) is Template:
         return _short_template(value)
     kind = type(value).__name__

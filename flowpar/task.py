@@ -7,10 +7,12 @@ the form in which a pool gets them.
 from __future__ import annotations
 
 import enum
+import functools
 import importlib
 import inspect
 import itertools
 import sys
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -208,10 +210,11 @@ class _Arity:
 
 def code_of(call: Any) -> int:
     """Return a number that stands for the code of a callable: the same for closures of one def."""
-    while hasattr(call, "func") and not inspect.isfunction(call):  # functools.partial
+    while isinstance(call, functools.partial):
         call = call.func
-    call = getattr(call, "__func__", call)
-    return id(getattr(call, "__code__", call))
+    if isinstance(call, types.MethodType):
+        call = call.__func__
+    return id(call.__code__ if isinstance(call, types.FunctionType) else call)
 
 
 def name_of(call: object) -> str:
@@ -224,7 +227,7 @@ def name_of(call: object) -> str:
 
 
 def _gives_coroutine(call: Callable[..., object]) -> bool:
-    while hasattr(call, "func") and not inspect.isfunction(call):  # functools.partial
+    while isinstance(call, functools.partial):
         call = call.func
     if inspect.iscoroutinefunction(call):
         return True
@@ -267,8 +270,8 @@ def needs_of(
     needs: list[Task] = []
     has_template = False
     for argument in (*args, *(kwargs or {}).values()):
-        if isinstance(argument, Task):
-            needs.append(argument)
+        if type(argument) in TASK_TYPES:
+            needs.append(argument)  # type: ignore[arg-type]
         elif type(argument) is Template:
             has_template = True
             needs.extend(argument.tasks())

@@ -56,6 +56,46 @@ class OwnPool(Pool, Protocol):
         """Stop what still runs and free everything. May be called twice."""
 
 
+class Ticket:
+    """One call of `apply_async` where it may have several ends: the first is told, no other.
+
+    Parameters
+    ----------
+    callback, error_callback
+        Who is told.
+    """
+
+    __slots__ = ("_callback", "_error_callback", "_once")
+
+    def __init__(self, callback: Callback | None, error_callback: Callback | None) -> None:
+        self._callback = callback
+        self._error_callback = error_callback
+        self._once = threading.Lock()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether an end was told."""
+        return self._once.locked()
+
+    def succeed(self, result: Any) -> bool:
+        """Tell the result, unless something was told before; return whether it was told."""
+        return self._settle() and self._tell(self._callback, result)
+
+    def fail(self, error: BaseException) -> bool:
+        """Tell the error, unless something was told before; return whether it was told."""
+        return self._settle() and self._tell(self._error_callback, error)
+
+    def _settle(self) -> bool:
+        return self._once.acquire(blocking=False)
+
+    def _tell(self, callback: Callback | None, what: Any) -> bool:
+        # A watchdog may hold this ticket for hours, and must not hold the batch with it.
+        self._callback = self._error_callback = None
+        if callback is not None:
+            callback(what)
+        return True
+
+
 class Watchdog:
     """Calls functions when their time has come; one daemon thread, started on first use."""
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flowpar.arguments import holds_task
 from flowpar.errors import Cancelled, PoolError
-from flowpar.pools.base import Callback
+from flowpar.pools.base import Callback, Ticket, Watchdog
 from flowpar.pools.transport import Batch, Failure, Report
 from flowpar.pools.worker import (
     Values,
@@ -30,14 +31,13 @@ MOST = 10_000
 """Coroutines that run at the same time; each holds some kilobytes."""
 
 
-class Ticket:
-    """One coroutine: its task on the loop, once there is one."""
+class CoroutineTicket(Ticket):
+    """A coroutine: its task on the loop, once there is one."""
 
-    __slots__ = ("callback", "cancelled", "error_callback", "task")
+    __slots__ = ("cancelled", "task")
 
     def __init__(self, callback: Callback | None, error_callback: Callback | None) -> None:
-        self.callback = callback
-        self.error_callback = error_callback
+        super().__init__(callback, error_callback)
         self.task: asyncio.Task[None] | None = None
         self.cancelled = False
 
@@ -54,6 +54,7 @@ class CoroutinePool:
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
+        self._watchdog = Watchdog()
 
     def apply_async(
         self,
@@ -62,26 +63,27 @@ class CoroutinePool:
         kwds: Mapping[str, Any] | None = None,  # noqa: ARG002
         callback: Callback | None = None,
         error_callback: Callback | None = None,
-    ) -> Ticket:
+    ) -> CoroutineTicket:
         """Start a batch of one coroutine call on the loop and return its ticket.
 
         `func` is ``execute``; what is run in its place is its sibling for coroutines.
         """
         if self.closed or os.getpid() != self._pid:
             raise PoolError("this event loop is closed, or belongs to another process")
-        ticket = Ticket(callback, error_callback)
+        ticket = CoroutineTicket(callback, error_callback)
         self._running_loop().call_soon_threadsafe(self._start, ticket, args[0])
         return ticket
 
     def cancel(self, ticket: object) -> None:
         """Cancel a coroutine: it gets a CancelledError where it waits."""
-        if isinstance(ticket, Ticket) and self._loop is not None:
+        if isinstance(ticket, CoroutineTicket) and self._loop is not None:
             self._loop.call_soon_threadsafe(_cancel, ticket)
 
     def close(self) -> None:
         """Cancel what runs and end the loop."""
         with self._lock:
             self.closed = True
+            self._watchdog.close()
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._loop.stop)
                 self._loop = None
@@ -95,15 +97,23 @@ class CoroutinePool:
                 ).start()
             return self._loop
 
-    def _start(self, ticket: Ticket, batch: Batch) -> None:
+    def _start(self, ticket: CoroutineTicket, batch: Batch) -> None:
         if self._loop is None:
             return
         ticket.task = self._loop.create_task(_run(ticket, batch))
         if ticket.cancelled:
             ticket.task.cancel()
+        elif batch.timeout is not None:
+            # Not the loop's own clock, which stands still while a coroutine keeps the loop busy.
+            expire = functools.partial(self._expire, ticket, batch.timeout)
+            self._watchdog.call_later(batch.timeout, expire)
+
+    def _expire(self, ticket: CoroutineTicket, timeout: float) -> None:
+        if ticket.fail(timed_out(timeout, "it was cancelled")):
+            self.cancel(ticket)
 
 
-def _cancel(ticket: Ticket) -> None:
+def _cancel(ticket: CoroutineTicket) -> None:
     ticket.cancelled = True
     if ticket.task is not None:
         ticket.task.cancel()
@@ -133,40 +143,16 @@ def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
         return
 
 
-async def _run(ticket: Ticket, batch: Batch) -> None:
+async def _run(ticket: CoroutineTicket, batch: Batch) -> None:
     try:
-        report = await _limited(execute_coroutine(batch), batch)
-    except asyncio.CancelledError:
-        if ticket.error_callback is not None:
-            ticket.error_callback(Cancelled("the run ended"))
-        return
+        report = await execute_coroutine(batch)
+    except asyncio.CancelledError as error:
+        text = "the coroutine cancelled itself"
+        ticket.fail(Cancelled("the run ended") if ticket.cancelled else tame(error, text))
     except BaseException as error:  # noqa: BLE001 - handed to who asked
-        if ticket.error_callback is not None:
-            ticket.error_callback(error)
-        return
-    if ticket.callback is not None:
-        ticket.callback(report)
-
-
-async def _limited(call: Coroutine[Any, Any, Report], batch: Batch) -> Report:
-    """Return the report of a call, or of its timeout: then without waiting for it to clean up."""
-    start = time.perf_counter()
-    inner = asyncio.ensure_future(call)
-    try:
-        await asyncio.wait({inner}, timeout=batch.timeout)
-    except asyncio.CancelledError:
-        inner.cancel()
-        raise
-    if inner.done() and not inner.cancelled():
-        return inner.result()
-    index = batch.calls[0][0]
-    if inner.cancelled():
-        error: BaseException = tame(asyncio.CancelledError("the coroutine cancelled itself"))
+        ticket.fail(error)
     else:
-        inner.cancel()
-        error = timed_out(batch.timeout or 0.0, "it was cancelled")
-    failed = {index: Failure(error)}
-    return Report({}, failed, {}, [], start, [time.perf_counter()], {}, "event loop")
+        ticket.succeed(report)
 
 
 async def execute_coroutine(batch: Batch) -> Report:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from flowpar.errors import Cancelled, WorkerDied
-from flowpar.pools.base import Callback, Watchdog
+from flowpar.pools.base import Callback, Ticket, Watchdog
 from flowpar.pools.resources import cpu_count
 from flowpar.pools.transport import Batch, Report
 from flowpar.pools.worker import execute, timed_out
@@ -31,35 +31,16 @@ LOOK_EVERY: Final = 0.2
 finds its process gone: a result may be on its way at the first."""
 
 
-class _Ticket:
-    """Lets one of several ends of a call be told: the first."""
+class ForeignTicket(Ticket):
+    """A call of somebody else's pool: its future, if it is an executor's, and its note."""
+
+    __slots__ = ("future", "is_suspected", "note")
 
     def __init__(self, callback: Callback | None, error_callback: Callback | None) -> None:
-        self._callback = callback
-        self._error_callback = error_callback
-        self._once = threading.Lock()
+        super().__init__(callback, error_callback)
         self.future: Future[Any] | None = None
         self.note: Path | None = None
         self.is_suspected = False
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether an end was told."""
-        return self._once.locked()
-
-    def succeed(self, result: Any) -> None:
-        self._tell(self._callback, result)
-
-    def fail(self, error: BaseException) -> None:
-        self._tell(self._error_callback, error)
-
-    def _tell(self, callback: Callback | None, what: Any) -> None:
-        if not self._once.acquire(blocking=False):
-            return
-        # A watchdog may hold this ticket for hours, and must not hold the batch with it.
-        self._callback = self._error_callback = None
-        if callback is not None:
-            callback(what)
 
 
 def execute_noted(batch: Batch, note: str) -> Report:
@@ -93,9 +74,9 @@ class ForeignPool:
         kwds: Mapping[str, Any] | None = None,
         callback: Callback | None = None,
         error_callback: Callback | None = None,
-    ) -> _Ticket:
+    ) -> ForeignTicket:
         """Hand the call to the pool and return its ticket."""
-        ticket = _Ticket(callback, error_callback)
+        ticket = ForeignTicket(callback, error_callback)
         if args and type(args[0]) is Batch and args[0].timeout is not None:
             error = timed_out(args[0].timeout, f"{self.name} cannot stop it")
             self._watchdog.call_later(args[0].timeout, lambda: ticket.fail(error))
@@ -112,7 +93,7 @@ class ForeignPool:
 
     def cancel(self, ticket: object) -> None:
         """Forget a call; one that an executor has not begun does not begin."""
-        if isinstance(ticket, _Ticket):
+        if isinstance(ticket, ForeignTicket):
             if ticket.future is not None:
                 ticket.future.cancel()
             ticket.fail(Cancelled("the run ended"))
@@ -144,12 +125,12 @@ class _Notes:
         self._pool = pool
         self._watchdog = watchdog
         self._folder = Path(tempfile.mkdtemp(prefix="flowpar-notes-"))
-        self._tickets: list[_Ticket] = []
+        self._tickets: list[ForeignTicket] = []
         self._lock = threading.Lock()
         self._number = 0
         self.close = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
-    def add(self, ticket: _Ticket) -> str:
+    def add(self, ticket: ForeignTicket) -> str:
         """Watch a call from now on; return where its process is to leave its note."""
         with self._lock:
             self._number += 1
@@ -174,7 +155,7 @@ class _Notes:
         if open_tickets:
             self._watchdog.call_later(LOOK_EVERY, self._look)
 
-    def _judge(self, ticket: _Ticket, alive: set[int]) -> None:
+    def _judge(self, ticket: ForeignTicket, alive: set[int]) -> None:
         pid = _read(ticket.note)
         if pid is None or pid in alive:
             return
@@ -197,7 +178,7 @@ def _read(note: Path | None) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def _settle(ticket: _Ticket, future: Future[Any]) -> None:
+def _settle(ticket: ForeignTicket, future: Future[Any]) -> None:
     if future.cancelled():
         ticket.fail(Cancelled("the executor cancelled it"))
         return

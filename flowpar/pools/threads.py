@@ -15,16 +15,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flowpar.errors import Cancelled, PoolError
-from flowpar.pools.base import Callback, Watchdog
+from flowpar.pools.base import Callback, Ticket, Watchdog
 from flowpar.pools.resources import cpu_count
 from flowpar.pools.transport import Batch
 from flowpar.pools.worker import timed_out
 
 
-class Ticket:
-    """One call: who is to be told, and whether they were."""
+class ThreadTicket(Ticket):
+    """A call for a thread: what it is, and whether a thread has begun it."""
 
-    __slots__ = ("_callback", "_error_callback", "_lock", "begun", "run", "timeout")
+    __slots__ = ("begun", "run", "timeout")
 
     def __init__(
         self,
@@ -33,35 +33,14 @@ class Ticket:
         error_callback: Callback | None,
         timeout: float | None = None,
     ) -> None:
+        super().__init__(callback, error_callback)
         self.run: Callable[[], Any] | None = run
         self.timeout = timeout
         self.begun = False
-        self._callback = callback
-        self._error_callback = error_callback
-        self._lock = threading.Lock()
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether somebody has been told how it ended."""
-        return self._lock.locked()
-
-    def succeed(self, result: Any) -> bool:
-        """Tell the result, unless something was told before; return whether it was told."""
-        return self._settle() and self._tell(self._callback, result)
-
-    def fail(self, error: BaseException) -> bool:
-        """Tell the error, unless something was told before; return whether it was told."""
-        return self._settle() and self._tell(self._error_callback, error)
-
-    def _settle(self) -> bool:
-        return self._lock.acquire(blocking=False)
 
     def _tell(self, callback: Callback | None, what: Any) -> bool:
-        # A watchdog may hold this ticket for hours, and must not hold the arguments with it.
-        self.run = self._callback = self._error_callback = None
-        if callback is not None:
-            callback(what)
-        return True
+        self.run = None  # it holds the arguments
+        return super()._tell(callback, what)
 
 
 class ThreadPool:
@@ -82,7 +61,7 @@ class ThreadPool:
         self.slots = self.width
         self.closed = False
         self._pid = os.getpid()
-        self._queue: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[ThreadTicket | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._free = 0
         self._threads = 0
@@ -96,12 +75,14 @@ class ThreadPool:
         kwds: Mapping[str, Any] | None = None,
         callback: Callback | None = None,
         error_callback: Callback | None = None,
-    ) -> Ticket:
+    ) -> ThreadTicket:
         """Queue the call and return its ticket."""
         if self.closed or os.getpid() != self._pid:
             raise PoolError("this thread pool is closed, or belongs to another process")
         timeout = args[0].timeout if args and type(args[0]) is Batch else None
-        ticket = Ticket(lambda: func(*args, **(kwds or {})), callback, error_callback, timeout)
+        ticket = ThreadTicket(
+            lambda: func(*args, **(kwds or {})), callback, error_callback, timeout
+        )
         with self._lock:
             # Each call claims a thread that waits; if none is left, there is to be one more.
             needed = not self._free and self._threads < self.width
@@ -114,7 +95,7 @@ class ThreadPool:
 
     def cancel(self, ticket: object) -> None:
         """Forget a call; if it has begun, another thread takes the place of its own."""
-        if isinstance(ticket, Ticket) and ticket.fail(Cancelled("the run ended")):
+        if isinstance(ticket, ThreadTicket) and ticket.fail(Cancelled("the run ended")):
             with self._lock:
                 begun = ticket.begun
             if begun:
@@ -131,7 +112,7 @@ class ThreadPool:
         name = f"thread {next(self._numbers)}"
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
-    def _expire(self, ticket: Ticket) -> None:
+    def _expire(self, ticket: ThreadTicket) -> None:
         error = timed_out(
             ticket.timeout or 0.0, "it goes on in its thread, which cannot be stopped"
         )
@@ -147,7 +128,7 @@ class ThreadPool:
                 return  # another thread has this one's place
             ticket = None  # it holds what it was given until the next one comes
 
-    def _next(self) -> Ticket | None:
+    def _next(self) -> ThreadTicket | None:
         with self._lock:
             try:
                 return self._queue.get_nowait()
@@ -155,7 +136,7 @@ class ThreadPool:
                 self._free += 1
         return self._queue.get()
 
-    def _begin(self, ticket: Ticket) -> bool:
+    def _begin(self, ticket: ThreadTicket) -> bool:
         """Return whether a call is still wanted; from then on, who ends it replaces its thread."""
         with self._lock:
             ticket.begun = not ticket.is_settled
@@ -164,7 +145,7 @@ class ThreadPool:
         return ticket.begun
 
     @staticmethod
-    def _run(ticket: Ticket) -> bool:
+    def _run(ticket: ThreadTicket) -> bool:
         run = ticket.run
         if run is None:
             return False

@@ -182,7 +182,7 @@ def load_inputs(batch: Batch, values: dict[int, object], report: Report) -> None
                 report.failed[call[0]] = Failure(failure)
 
 
-def tame(error: BaseException) -> BaseException:
+def tame(error: BaseException, text: str | None = None) -> BaseException:
     """Return the error without our frame; a TaskError in its place if it would end who gets it."""
     if error.__traceback__ is not None:
         error.__traceback__ = error.__traceback__.tb_next
@@ -190,7 +190,7 @@ def tame(error: BaseException) -> BaseException:
         return error
     name = type(error).__name__
     tamed = TaskError(
-        f"the task raised {name}: {text_of(error)}",
+        text or f"the task raised {name}: {text_of(error)}",
         type_name=name,
         text=text_of(error),
         is_final=True,

@@ -108,7 +108,7 @@ def test_leaving_the_loop_over_as_completed_ends_the_run(scheduler, gate, tmp_pa
     start = time.monotonic()
     values.close()
     assert time.monotonic() - start < 2
-    assert not running_threads()
+    assert wait_until(lambda: not running_threads())
     assert marks(later) == []
 
 

@@ -392,3 +392,25 @@ def test_the_wait_before_a_retry_is_kept_after_a_crash_in_a_batch():
     assert due > 7
     plan_waits.wake(due)
     assert plan_waits.take("x", 9) == [1]
+
+
+def test_a_mock_is_a_function_like_any_other():
+    from unittest import mock
+
+    assert delayed(mock.MagicMock(return_value=3))().compute(scheduler="sync") == 3
+
+
+@pytest.mark.parametrize("values", [(1,), (1, 2, 3)])
+def test_what_is_unpacked_must_be_as_many_as_said(own, values):
+    a, b = delayed(lambda: values, nout=2)()
+    with pytest.raises(ValueError, match=f"2 values, and there are {len(values)}"):
+        flowpar.compute(a, b, scheduler=own)
+
+
+def test_what_says_it_is_something_else_is_taken_for_what_it_is():
+    class Unbound:
+        __class__ = property(lambda self: (_ for _ in ()).throw(RuntimeError("unbound")))
+
+    odd = type("Odd", (), {})
+    odd.__module__ = None
+    assert delayed(lambda *args: len(args))(Unbound(), odd()).compute(scheduler="sync") == 2
