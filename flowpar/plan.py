@@ -276,7 +276,7 @@ class Plan:
                 if (
                     status[dependent] == WAITING
                     and (state.rides or (state.lane == lane and not full))
-                    and not state.alone
+                    and state.joins
                     and dependent not in alone
                     and dependent not in alias
                 ):
@@ -699,6 +699,7 @@ class Plan:
             function,
             lane,
             alone=function.policy.runs_alone,
+            joins=not (function.policy.runs_alone or function.after),
             priority=function.policy.priority << 40,
             rides=function.is_cheap and function.policy.pool is None,
             limited=bool(function.policy.limit),

@@ -60,6 +60,9 @@ class FunctionState:
     """Names the pool that its tasks wait for."""
     alone: bool
     """Whether its tasks share no batch."""
+    joins: bool
+    """Whether its tasks may share a batch with what they wait for. Not those that come ``after``
+    something: no value is missing where that fails, so the worker would go on."""
     priority: int
     """Taken from the index, so that the lowest number comes first."""
     rides: bool

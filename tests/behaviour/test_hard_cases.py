@@ -414,3 +414,23 @@ def test_what_says_it_is_something_else_is_taken_for_what_it_is():
     odd = type("Odd", (), {})
     odd.__module__ = None
     assert delayed(lambda *args: len(args))(Unbound(), odd()).compute(scheduler="sync") == 2
+
+
+def test_what_comes_after_a_failure_in_one_batch_does_not_run(own, tmp_path):
+    path = tmp_path / "ran"
+
+    def note(fails):
+        if fails:
+            raise ValueError
+        with open(path, "a") as file:
+            file.write("x")
+
+    call = delayed(note)
+    flowpar.compute([call(False) for _ in range(200)], scheduler=own)  # it is known to be quick
+    path.unlink()
+    pairs = [call.options(after=[call(True)])(False) for _ in range(20)]
+    warm = [call(False) for _ in range(100)]
+    with pytest.raises(flowpar.RunFailed) as caught:
+        flowpar.compute([*warm, *pairs], scheduler=own, on_error="continue")
+    assert len(caught.value.exceptions) == 20
+    assert path.read_text() == "x" * 100
