@@ -37,7 +37,6 @@ from flowpar.placement import TINY, TINY_AFTER, Placement
 from flowpar.plan import Plan
 from flowpar.pools import shared, worker
 from flowpar.pools.failures import text_of
-from flowpar.pools.foreign import ForeignPool
 from flowpar.pools.serial import SerialPool
 from flowpar.pools.threads import ThreadPool
 from flowpar.pools.transport import Batch, Packed, Report, prepare_module, references
@@ -484,8 +483,8 @@ class Scheduler:
         for lane in self._lanes.values():
             tickets = [ticket for ticket in lane.flights.values() if ticket is not None]
             _cancel(lane.pool, tickets)
-            if lane.name == "threads" or isinstance(lane.pool, ForeignPool):
-                lane.pool.close()
+            if lane.name in {"threads", "given"} and lane.pool is not self._options.scheduler:
+                lane.pool.close()  # made for this run
         run = self.record
         run.seconds = self._clock() - self._begin
         run.status = status
@@ -513,6 +512,8 @@ class Scheduler:
 
 def attach_run(error: BaseException, run: Run) -> None:
     """Let an exception lead to the record of the run that it ended."""
+    if not isinstance(getattr(error, "run", None), (Run, type(None))):
+        return  # an attribute of the user's
     try:
         error.run = run  # type: ignore[attr-defined]
     except AttributeError:  # a class with slots: then the record is lost, the error is not
@@ -530,6 +531,8 @@ def _cancel(pool: Any, tickets: list[object]) -> None:
 def _adapted(pool: Any) -> Any:
     if all(hasattr(pool, name) for name in ("slots", "cancel", "apply_async", "name")):
         return pool
+    from flowpar.pools.foreign import ForeignPool  # noqa: PLC0415 - few runs have one
+
     return ForeignPool(pool)
 
 

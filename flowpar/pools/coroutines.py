@@ -8,7 +8,7 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -124,14 +124,19 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     mark_thread_as_inside()
     try:
         _run_until_stopped(loop)
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        if left:
-            loop.run_until_complete(asyncio.wait(left, timeout=1.0))
-        loop.run_until_complete(loop.shutdown_asyncgens())
+        _clear(loop)
     finally:
         loop.close()
+
+
+def _clear(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what the user's coroutines left on a loop that has stopped."""
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    if left:
+        loop.run_until_complete(asyncio.wait(left, timeout=1.0))
+    loop.run_until_complete(loop.shutdown_asyncgens())
 
 
 def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
@@ -200,10 +205,23 @@ class Awaited:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.run(self.function(*args, **kwargs))
+            return _run_alone(self.function(*args, **kwargs))
         # A loop runs in this thread, as in a notebook: it cannot run another one inside.
         with ThreadPoolExecutor(1) as executor:
-            return executor.submit(lambda: asyncio.run(self.function(*args, **kwargs))).result()
+            return executor.submit(lambda: _run_alone(self.function(*args, **kwargs))).result()
 
     def __reduce__(self) -> tuple[object, ...]:
         return Awaited, (self.function,)
+
+
+def _run_alone(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine on a loop of its own.
+
+    Not by ``asyncio.run``, which takes Ctrl-C for itself, and now and then keeps it.
+    """
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(coroutine)
+    finally:
+        _clear(loop)
+        loop.close()

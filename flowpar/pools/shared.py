@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 import sys
 import threading
-from typing import Any
+from typing import Any, Final
+
+_PROCESSES: Final = "flowpar.pools.processes"
 
 _pools: dict[tuple[object, ...], Any] = {}
 _lock = threading.Lock()
@@ -98,5 +101,11 @@ def _forget_lock() -> None:
     _lock = threading.Lock()
 
 
+def _end_imports() -> None:
+    """Wait for a thread that is importing the process pool: a child would wait for ever."""
+    if _PROCESSES in sys.modules:
+        importlib.import_module(_PROCESSES)
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_lock)
+    os.register_at_fork(before=_end_imports, after_in_child=_forget_lock)
