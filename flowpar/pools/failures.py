@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import sys
-import traceback
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -159,10 +158,11 @@ _OUR_FOLDER: Final = __file__.rsplit("pools", 1)[0]
 def user_frames(passed: types.TracebackType | None) -> list[Frame]:
     """Return where an exception passed, outermost first, without flowpar's own frames."""
     frames = []
-    for frame, line in traceback.walk_tb(passed):
-        code = frame.f_code
+    while passed is not None:
+        code = passed.tb_frame.f_code
         if not code.co_filename.startswith(_OUR_FOLDER):
-            frames.append((code.co_filename, line, code.co_name))
+            frames.append((code.co_filename, passed.tb_lineno, code.co_name))
+        passed = passed.tb_next
     return frames
 
 
@@ -187,6 +187,9 @@ def _frame(filename: str, line: int, function: str) -> types.FrameType:
     try:
         exec(code, {"__name__": "flowpar.traceback", "__file__": filename})  # noqa: S102
     except StopAsyncIteration as stop:
-        *_, (frame, _line) = traceback.walk_tb(stop.__traceback__)
-        return frame
+        last = stop.__traceback__
+        while last is not None and last.tb_next is not None:
+            last = last.tb_next
+        if last is not None:
+            return last.tb_frame
     raise InternalError("a statement that raises did not")

@@ -8,7 +8,6 @@ import os
 import pickle
 import socket
 import sys
-import traceback
 from typing import Final, NoReturn
 
 from flowpar.errors import NotPicklable, TaskError
@@ -54,6 +53,8 @@ def main(files: tuple[int, int, int, int], parent: int) -> NoReturn:
     except (EOFError, ConnectionError):  # the parent has gone, or no longer wants us
         code = 0
     except BaseException:  # noqa: BLE001 - whatever it was, the parent hears of it
+        import traceback  # noqa: PLC0415 - slow to import, and this is the end
+
         os.write(words, traceback.format_exc().encode("utf-8", "replace"))
     finally:
         # No exit functions, and no waiting for threads that tasks have left.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import tempfile
 from typing import Final
 
 NOWHERE: Final = -1
@@ -26,6 +25,8 @@ def memory_file(data: bytes = b"") -> int:
     if hasattr(os, "memfd_create"):
         number = os.memfd_create("flowpar", os.MFD_CLOEXEC)
     else:
+        import tempfile  # noqa: PLC0415 - slow to import, and few systems come here
+
         with tempfile.TemporaryFile() as file:
             number = os.dup(file.fileno())
     try:

@@ -12,10 +12,9 @@ import time
 from collections.abc import Mapping, MutableSequence
 from typing import Any
 
-from flowpar.arguments import ATOMS, holds_task
 from flowpar.errors import TaskError, TaskTimeout
 from flowpar.pools.failures import text_of
-from flowpar.pools.transport import Batch, Failure, Packed, Report, references
+from flowpar.pools.transport import PLAIN, Batch, Failure, Packed, Report, references
 from flowpar.task import ALL_REFS, LITERAL, TASK_TYPES, Ref, Template
 
 CPU_TIME_FROM = 1e-4
@@ -110,7 +109,7 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
                 cpu_seconds[index] = cpu - last_cpu
                 last_cpu = cpu
             last = now
-            if type(value) not in ATOMS and may_expand and holds_task(value):
+            if may_expand and type(value) not in PLAIN and _holds_task(value):
                 report.expanded[index] = value
                 continue
             values[index] = value
@@ -121,6 +120,12 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
     if report.unstarted or report.failed:
         _keep_for_later(batch, values, report)
     return report
+
+
+def _holds_task(value: object) -> bool:
+    from flowpar.arguments import holds_task  # noqa: PLC0415 - most workers do without
+
+    return holds_task(value)
 
 
 def _keep_for_later(batch: Batch, values: Mapping[int, object], report: Report) -> None:
