@@ -118,6 +118,13 @@ class DelayedFunction(Generic[T]):
     """A function whose calls build delayed values instead of running.
 
     Made by `delayed`. Its arguments are the function's own: none of flowpar's names is taken.
+
+    Examples
+    --------
+    >>> from flowpar import delayed
+    >>> double = delayed(lambda x: 2 * x, name="double")
+    >>> double(4)
+    <Delayed double(4)>
     """
 
     def __init__(self, function: Function) -> None:
@@ -146,6 +153,13 @@ class DelayedFunction(Generic[T]):
         ------
         OptionError
             If a name is not a policy, or has a value that it cannot have.
+
+        Examples
+        --------
+        >>> from flowpar import delayed
+        >>> fetch = delayed(str.upper)
+        >>> fetch.options(retries=3, timeout=10)("a").compute(scheduler="threads")
+        'A'
         """
         old = self._function
         earlier = old.after if after is None else _as_tasks(after)
@@ -349,6 +363,16 @@ class Delayed(Task, Generic[T]):
 
     Operators, items, attributes and method calls on it build more tasks. It is not a value yet:
     it has no truth, no length, nothing can be assigned to it.
+
+    Examples
+    --------
+    >>> from flowpar import delayed
+    >>> words = delayed(str.split)("a few words")
+    >>> (words[0].upper() + "!").compute(scheduler="sync")
+    'A!'
+    >>> bool(words)
+    Traceback (most recent call last):
+    TypeError: <Delayed split('a few words')> is neither true nor false before it is computed: ...
     """
 
     __slots__ = ()

@@ -173,6 +173,13 @@ class Run:
         How long the run took.
     status
         "done", "failed" or "interrupted"; "running" before its end.
+
+    Examples
+    --------
+    >>> import flowpar
+    >>> done = flowpar.run(flowpar.delayed(pow)(2, 5), scheduler="sync")
+    >>> done.value, done.status, done.tasks[0].attempts
+    (32, 'done', 1)
     """
 
     def __init__(self, graph: Graph, plan: Plan, ledger: Ledger) -> None:
@@ -234,6 +241,55 @@ class Run:
         value = self._plan.values[index]
         return value.load() if type(value) is Packed else value
 
+    def to_networkx(self) -> Any:
+        """Return the graph as a ``networkx.DiGraph`` whose nodes know how their tasks went.
+
+        Returns
+        -------
+        networkx.DiGraph
+            As `Graph.to_networkx`, with ``status``, ``seconds`` and ``pool`` of each record.
+
+        Examples
+        --------
+        >>> import flowpar
+        >>> done = flowpar.run(-flowpar.delayed(abs)(-1), scheduler="sync")
+        >>> [done.to_networkx().nodes[i]["status"] for i in (0, 1)]
+        ['done', 'done']
+        """
+        return self.graph.to_networkx(
+            {
+                index: {"status": record.status, "seconds": record.seconds, "pool": record.pool}
+                for index, record in enumerate(self.tasks)
+            }
+        )
+
+    def critical_path(self) -> list[TaskRecord]:
+        """Return the chain of tasks that took longest: with any number of workers it takes so long.
+
+        Returns
+        -------
+        list of TaskRecord
+            Each depends on the one before it.
+
+        Examples
+        --------
+        >>> import flowpar
+        >>> done = flowpar.run(-flowpar.delayed(abs)(-1), scheduler="sync")
+        >>> [record.key for record in done.critical_path()]
+        ['abs', 'neg']
+        """
+        import networkx as nx  # noqa: PLC0415 - slow to import, and only analysis needs it
+
+        records = list(self.tasks)
+        graph = nx.DiGraph()
+        end = len(records)
+        for index, record in enumerate(records):
+            seconds = record.seconds or 0.0
+            after = [*self.graph.dependents[index], end]
+            graph.add_weighted_edges_from((index, other, seconds) for other in after)
+        path = nx.dag_longest_path(graph) if records else [end]
+        return [records[index] for index in path[:-1]]
+
     def summary(self) -> str:
         """Return a table for people: what ran where, how often and how long.
 
@@ -242,6 +298,15 @@ class Run:
         str
             A line for the run, and one for each function and pool: calls, failures, attempts
             beyond the first, total and mean seconds.
+
+        Examples
+        --------
+        >>> import flowpar
+        >>> done = flowpar.run(flowpar.delayed(pow)(2, 5), scheduler="sync")
+        >>> print(done.summary())
+        done: 1 of 1 tasks in 0.00 s
+        function  pool    calls  failed  retries  total s    mean s  workers
+        pow       inline      1       0        0    0.000  0.00...         1
         """
         counts = self.counts
         lines = [

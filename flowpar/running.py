@@ -28,7 +28,7 @@ def compute(*targets: Any, **options: Any) -> Any:
     *targets
         Delayed values, or containers of them at any depth, or plain values.
     **options
-        As named in `flowpar.options.Options`: ``scheduler``, ``workers``, ``progress``,
+        As named in `flowpar.settings.Options`: ``scheduler``, ``workers``, ``progress``,
         ``on_error``, ``limits``, ``observers``, ``seed``, ``start_method``.
 
     Returns

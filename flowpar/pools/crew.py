@@ -27,7 +27,7 @@ from flowpar.pools.nursery import Notice, NurseryGoneError, Settings
 from flowpar.pools.obituary import Death, MemoryWatch, signal_name, worker_died
 from flowpar.pools.remote import RemoteWorker
 from flowpar.pools.roster import Roster
-from flowpar.pools.ticket import Ending, Ticket, announce
+from flowpar.pools.ticket import Ending, ProcessTicket, announce
 from flowpar.pools.worker import timed_out
 
 MOST_FAILED_BIRTHS: Final = 5
@@ -50,8 +50,8 @@ class Crew:
     def __init__(self, settings: Settings, selector: selectors.BaseSelector) -> None:
         self._settings = settings
         self._roster = Roster(settings, selector)
-        self._queue: deque[Ticket] = deque()
-        self._endings: list[tuple[Ticket, Ending]] = []
+        self._queue: deque[ProcessTicket] = deque()
+        self._endings: list[tuple[ProcessTicket, Ending]] = []
         self._sendings = itertools.count(1)
         self._failed_births = 0
         self._is_stunted = False
@@ -67,14 +67,14 @@ class Crew:
         except (OSError, PoolError):
             return  # it is tried again, and spoken of, when there is a ticket
 
-    def submit(self, ticket: Ticket) -> None:
+    def submit(self, ticket: ProcessTicket) -> None:
         """Take a ticket."""
         if self._broken is not None:
             self._end(ticket, self._broken)
         else:
             self._queue.append(ticket)
 
-    def cancel(self, tickets: Collection[Ticket], reason: str) -> None:
+    def cancel(self, tickets: Collection[ProcessTicket], reason: str) -> None:
         """End tickets, killing workers where there is no other way."""
         for ticket in tickets:
             self._end(ticket, Cancelled(reason))
@@ -98,7 +98,7 @@ class Crew:
         """Whether there is nothing to do; any thread may ask."""
         return not self._queue and not any(worker.sent for worker in self._roster)
 
-    def take_endings(self) -> list[tuple[Ticket, Ending]]:
+    def take_endings(self) -> list[tuple[ProcessTicket, Ending]]:
         """Return how tickets ended since the last time."""
         endings, self._endings = self._endings, []
         return endings
@@ -227,7 +227,7 @@ class Crew:
                 worker.deadline = time.monotonic() + ticket.timeout
             self._write(worker)
 
-    def _worker_for(self, ticket: Ticket) -> RemoteWorker | None:
+    def _worker_for(self, ticket: ProcessTicket) -> RemoteWorker | None:
         """Return the best worker for a ticket that can take it now, if there is any."""
         starting = crowded = None
         for worker in self._roster:
@@ -382,7 +382,7 @@ class Crew:
 
     # ------------------------------------------------------------------ tickets
 
-    def _end(self, ticket: Ticket, ending: Ending) -> None:
+    def _end(self, ticket: ProcessTicket, ending: Ending) -> None:
         if not ticket.has_ended:
             ticket.has_ended = True
             ticket.parcel = None
@@ -392,7 +392,7 @@ class Crew:
         while self._queue:
             self._end(self._queue.popleft(), error)
 
-    def _requeue(self, tickets: Iterable[Ticket]) -> None:
+    def _requeue(self, tickets: Iterable[ProcessTicket]) -> None:
         """Put tickets that were not begun at the head of the queue, in their order."""
         open_tickets = [ticket for ticket in tickets if not ticket.has_ended]
         if self._broken is None:

@@ -121,11 +121,11 @@ class Nanny:
         deadline = time.monotonic() + _FAREWELL_SECONDS
         try:
             for pid in self._numbers:
-                _kill_group(pid)
+                kill_group(pid)
             while time.monotonic() < deadline:
                 # Those whose parent has ended are our children now, and so on.
                 for pid in _children():
-                    _kill_group(pid)
+                    kill_group(pid)
                 if not _reap_anything():
                     break
         finally:
@@ -136,7 +136,7 @@ class Nanny:
             if what == START:
                 self._start(number)
             elif number in self._pids:
-                _kill_group(self._pids[number])
+                kill_group(self._pids[number])
 
     def _requests(self) -> Iterator[tuple[int, int]]:
         try:
@@ -237,7 +237,8 @@ def _pipe_for_signals() -> tuple[int, int]:
     return read, write
 
 
-def _kill_group(pid: int) -> None:
+def kill_group(pid: int) -> None:
+    """Kill a process and its process group."""
     with contextlib.suppress(OSError):  # it does not lead a group
         os.killpg(pid, signal.SIGKILL)
     with contextlib.suppress(OSError):  # it is gone

@@ -7,7 +7,6 @@ import importlib.util
 import os
 import pickle
 import selectors
-import signal
 import socket
 import subprocess
 import sys
@@ -21,9 +20,6 @@ from flowpar.pools.remote import Files
 from flowpar.pools.resources import thread_limits
 from flowpar.pools.slate import memory_file
 from flowpar.pools.surroundings import Context
-
-DEPTH: Final = "FLOWPAR_DEPTH"
-"""Environment variable: how many pools this process is inside of."""
 
 _FAREWELL_SECONDS: Final = 2.0
 
@@ -93,7 +89,6 @@ def context_file(settings: Settings) -> int:
     """Return the descriptor of a file with what a worker takes over from this process."""
     environ = dict(os.environ)
     environ.update(thread_limits(settings.width, environ))
-    environ[DEPTH] = str(_depth() + 1)
     try:
         folder = os.getcwd()  # noqa: PTH109 - as `sys.path` has it
     except OSError:  # deleted
@@ -106,11 +101,6 @@ def context_file(settings: Settings) -> int:
         initializer=settings.initializer,
     )
     return memory_file(pickle.dumps(context))
-
-
-def _depth() -> int:
-    depth = os.environ.get(DEPTH, "")
-    return int(depth) if depth.isdecimal() else 0
 
 
 class NannyNursery:
@@ -239,7 +229,7 @@ class ForkNursery:
     def kill(self, number: int) -> None:
         """Kill a worker and its group."""
         if number in self._pids:
-            kill_group(self._pids[number])
+            nanny.kill_group(self._pids[number])
 
     def notices(self) -> list[Notice]:
         """Return who has ended."""
@@ -249,7 +239,7 @@ class ForkNursery:
         pid = self._pids.pop(number)
         self._selector.unregister(self._files[number])
         os.close(self._files.pop(number))
-        kill_group(pid)  # before its id is free
+        nanny.kill_group(pid)  # before its id is free
         try:
             _, status = os.waitpid(pid, 0)
         except ChildProcessError:  # somebody in this process waits for any child
@@ -278,11 +268,3 @@ def _fork() -> int:
         # It warns of threads, but the user has asked for a fork by name.
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
-
-
-def kill_group(pid: int) -> None:
-    """Kill a process and its process group."""
-    with contextlib.suppress(OSError):  # it does not lead a group yet
-        os.killpg(pid, signal.SIGKILL)
-    with contextlib.suppress(OSError):  # it is gone
-        os.kill(pid, signal.SIGKILL)

@@ -15,13 +15,13 @@ from flowpar.pools.nursery import Settings
 from flowpar.pools.parcel import Packer, one_call
 from flowpar.pools.resources import cpu_count
 from flowpar.pools.switchboard import Cancel, Switchboard
-from flowpar.pools.ticket import Ticket
+from flowpar.pools.ticket import ProcessTicket
 from flowpar.pools.transport import Batch, dump, not_picklable
 from flowpar.pools.worker import execute
 
 START_METHODS: Final = ("forkserver", "spawn", "fork")
 
-__all__ = ["START_METHODS", "ProcessPool", "Ticket"]
+__all__ = ["START_METHODS", "ProcessPool", "ProcessTicket"]
 
 
 class ProcessPool:
@@ -100,7 +100,7 @@ class ProcessPool:
         kwds: Mapping[str, Any] | None = None,
         callback: Callback | None = None,
         error_callback: Callback | None = None,
-    ) -> Ticket:
+    ) -> ProcessTicket:
         """Start a call and return a ticket for it.
 
         Parameters
@@ -125,7 +125,7 @@ class ProcessPool:
         # Processes start while we pickle.
         self._board.start()
         batch = args[0] if func is execute else one_call(func, tuple(args), kwds)
-        ticket = Ticket(
+        ticket = ProcessTicket(
             callback=callback,
             error_callback=error_callback,
             calls=len(batch.calls),
@@ -147,11 +147,11 @@ class ProcessPool:
         """
         self._packer.renew()
 
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, ticket: ProcessTicket) -> None:
         """End a call with `Cancelled`; if it runs, its worker is killed."""
         self.cancel_many((ticket,))
 
-    def cancel_many(self, tickets: Iterable[Ticket]) -> None:
+    def cancel_many(self, tickets: Iterable[ProcessTicket]) -> None:
         """End many calls at once."""
         self._check_owner()
         open_tickets = tuple(ticket for ticket in tickets if not ticket.has_ended)
@@ -168,7 +168,7 @@ class ProcessPool:
         self._check_owner()
         return self._board.pids()
 
-    def _pack(self, ticket: Ticket, batch: Batch) -> BaseException | None:
+    def _pack(self, ticket: ProcessTicket, batch: Batch) -> BaseException | None:
         try:
             ticket.parcel = self._packer.pack(batch)
         except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from flowpar.pools import channel
 from flowpar.pools.channel import Frame, FrameReader, FrameWriter
 from flowpar.pools.parcel import MOST_FUNCTION_BYTES, MOST_FUNCTIONS
 from flowpar.pools.slate import Claims, Slate
-from flowpar.pools.ticket import Ticket
+from flowpar.pools.ticket import ProcessTicket
 
 MOST_SENT: Final = 2
 """Batches at a worker: one runs, one waits."""
@@ -63,7 +63,7 @@ class RemoteWorker:
         self.pid = 0
         self.is_ready = False
         self.is_slow = False
-        self.sent: dict[int, Ticket] = {}
+        self.sent: dict[int, ProcessTicket] = {}
         self.deadline: float | None = None
         self.lost_at: float | None = None
         self.reason: str | None = None
@@ -115,7 +115,7 @@ class RemoteWorker:
         """Whether the socket must still take something."""
         return not self._writer.is_empty
 
-    def send(self, number: int, ticket: Ticket) -> None:
+    def send(self, number: int, ticket: ProcessTicket) -> None:
         """Queue a batch, with those of its functions that the worker has not seen."""
         parcel = ticket.parcel
         assert parcel is not None  # noqa: S101 - it has not ended
@@ -158,11 +158,11 @@ class RemoteWorker:
             return None
         return list(iter(self._reader.take, None))
 
-    def recall(self) -> list[Ticket]:
+    def recall(self) -> list[ProcessTicket]:
         """Take back all batches that the worker has not begun; oldest first."""
         return list(iter(self.recall_one, None))
 
-    def recall_one(self) -> Ticket | None:
+    def recall_one(self) -> ProcessTicket | None:
         """Take back the oldest batch that the worker has not begun."""
         while (number := self._claims.take()) is not None:
             ticket = self.sent.pop(number, None)

@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+from flowpar.pools import nanny
 from flowpar.pools.nursery import (
     Notice,
     Nursery,
     NurseryGoneError,
     Settings,
     context_file,
-    kill_group,
     make_nursery,
 )
 from flowpar.pools.remote import RemoteWorker
@@ -162,7 +162,7 @@ class Roster:
         nursery.close()
         for worker in self:
             if worker.pid:
-                kill_group(worker.pid)
+                nanny.kill_group(worker.pid)
         return True
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from flowpar.errors import Cancelled, PoolError
 from flowpar.pools.crew import Crew
 from flowpar.pools.nursery import Settings
-from flowpar.pools.ticket import Ending, Ticket
+from flowpar.pools.ticket import Ending, ProcessTicket
 
 _JOIN_SECONDS = 5.0
 _MOST_PAUSE = 86_400.0
@@ -29,7 +29,7 @@ _MOST_PAUSE = 86_400.0
 class Cancel:
     """Tickets that are no longer wanted."""
 
-    tickets: tuple[Ticket, ...]
+    tickets: tuple[ProcessTicket, ...]
 
 
 class Switchboard:
@@ -39,8 +39,8 @@ class Switchboard:
         self._settings = settings
         # A finalizer may close the pool in the midst of any call of the same thread.
         self._lock = threading.RLock()
-        self._inbox: deque[Ticket | Cancel] = deque()
-        self._open: dict[Ticket, None] = {}
+        self._inbox: deque[ProcessTicket | Cancel] = deque()
+        self._open: dict[ProcessTicket, None] = {}
         self._thread: threading.Thread | None = None
         self._line: _Line | None = None
         self.is_closed = False
@@ -66,7 +66,7 @@ class Switchboard:
                 )
                 self._thread.start()
 
-    def post(self, message: Ticket | Cancel) -> None:
+    def post(self, message: ProcessTicket | Cancel) -> None:
         """Leave something for the thread.
 
         Raises
@@ -76,7 +76,7 @@ class Switchboard:
         """
         with self._lock:
             self.start()
-            if isinstance(message, Ticket):
+            if isinstance(message, ProcessTicket):
                 self._open[message] = None
             self._inbox.append(message)
             line = self._line
@@ -167,7 +167,7 @@ class Switchboard:
             self._line = None
             return True
 
-    def _leave(self, line: _Line) -> list[Ticket]:
+    def _leave(self, line: _Line) -> list[ProcessTicket]:
         """Make room for another thread; return the tickets that it must not be left."""
         with self._lock:
             if self._line is not line:
@@ -181,7 +181,7 @@ class Switchboard:
         for ticket, ending in crew.take_endings():
             self._end(ticket, ending)
 
-    def _end(self, ticket: Ticket, ending: Ending) -> None:
+    def _end(self, ticket: ProcessTicket, ending: Ending) -> None:
         # Who takes it out of those that are open tells it, so it is told once.
         if ticket in self._open:
             del self._open[ticket]
@@ -208,7 +208,7 @@ class _Line:
             except OSError:  # full: it is being woken already; or closed: nobody listens
                 return
 
-    def listen(self, inbox: deque[Ticket | Cancel], pause: float | None) -> None:
+    def listen(self, inbox: deque[ProcessTicket | Cancel], pause: float | None) -> None:
         """Wait for something to happen, and have the crew hear of it."""
         # First said, then looked: who puts something in after our look sees that we listen.
         self._is_listening = True

@@ -18,7 +18,7 @@ Ending = bytes | bytearray | BaseException
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Ticket:
+class ProcessTicket:
     """A batch on its way; once it was posted, only the transport thread writes to it."""
 
     callback: Callback | None

@@ -7,7 +7,7 @@ import random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.graphs import Log, build, graphs, naive, used_needs
+from support.graphs import POOLS, Log, build, graphs, naive, used_needs
 from support.wrong_plans import WRONG
 
 import flowpar
@@ -70,7 +70,7 @@ def run_and_catch(targets, **options):
 
 @pytest.mark.parametrize("scheduler", ["sync", "threads"])
 @relaxed
-@given(data=st.data(), nodes=graphs(pools=(None, "inline", "threads")))
+@given(data=st.data(), nodes=graphs(pools=POOLS))
 def test_values_equal_naive_evaluation(scheduler, data, nodes):
     targets = data.draw(st.lists(st.sampled_from(range(len(nodes))), min_size=1, unique=True))
     workers = data.draw(st.integers(1, 4))
@@ -80,14 +80,25 @@ def test_values_equal_naive_evaluation(scheduler, data, nodes):
     check_against_naive(nodes, targets, run, log)
 
 
-@settings(relaxed, max_examples=40)
-@given(nodes=graphs(pools=("inline", "threads", "processes"), failures=False))
-def test_values_are_the_same_on_processes_and_mixed_pools(nodes):
-    tasks = build(nodes)
-    run = run_and_catch(tasks, scheduler="processes", workers=2)
-    want = naive(nodes)
-    assert run.status == "done", run.errors
-    assert list(run.values) == want
+@settings(relaxed, max_examples=60)
+@given(
+    nodes=graphs(pools=("inline", "threads", "processes", "async", None), stateless=True),
+    scheduler=st.sampled_from(["processes", "auto"]),
+    workers=st.integers(1, 3),
+)
+def test_values_are_the_same_on_processes_and_mixed_pools(nodes, scheduler, workers):
+    run = run_and_catch(build(nodes), scheduler=scheduler, workers=workers)
+    want = {f"t{i}": value for i, value in enumerate(naive(nodes)) if value is not None}
+    assert run.finished == want
+    for number, node in enumerate(nodes):
+        record = next(task for task in run.tasks if task.key == f"t{number}")
+        expected = "done"
+        if f"t{number}" not in want:
+            needs = [f"t{i}" in want for i in used_needs(node)]
+            expected = "failed" if all(needs) else "skipped"
+        assert record.status == expected
+        if expected == "failed":
+            assert record.attempts == node.retries + 1
 
 
 @relaxed

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flowpar import delayed
 
-POOLS = ("inline", "threads", "processes", None)
+POOLS = ("inline", "threads", "async", None)
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Node:
 
 
 @st.composite
-def graphs(draw, most=12, pools=(None,), failures=True, dynamic=True):
+def graphs(draw, most=12, pools=(None,), failures=True, dynamic=True, stateless=False):
     nodes = []
     for i in range(draw(st.integers(1, most))):
         needs = draw(st.lists(st.integers(0, i - 1), max_size=4)) if i else []
@@ -33,7 +33,12 @@ def graphs(draw, most=12, pools=(None,), failures=True, dynamic=True):
             Node(
                 needs=tuple(needs),
                 shape=draw(st.sampled_from(["flat", "list", "dict", "keyword", "after"])),
-                fails=draw(st.sampled_from([0, 0, 0, 0, 1, 2, 99])) if failures else 0,
+                # Where calls share no memory, a call fails always or never.
+                fails=draw(
+                    st.sampled_from([0, 0, 0, 0, 99] if stateless else [0, 0, 0, 0, 1, 2, 99])
+                )
+                if failures
+                else 0,
                 retries=draw(st.integers(0, 2)) if failures else 0,
                 pool=draw(st.sampled_from(pools)),
                 gives_delayed=dynamic and draw(st.integers(0, 4)) == 0,
@@ -87,6 +92,8 @@ def _make(number, node, log):
     def run(*args, **kwargs):
         if log is not None:
             log(number, left)
+        elif left[0]:
+            raise ValueError(number)
         result = (number, args, tuple(sorted(kwargs.items())))
         return delayed(_same, name="inner")(result) if gives_delayed else result
 
