@@ -138,6 +138,8 @@ def _suffix(file: Path) -> str:
 
 def _write(file: Path, data: bytes) -> None:
     """Write a file in one step: it is whole, or as it was."""
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"{file} cannot be written: there is no folder {file.parent}")
     draft = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
     try:
         draft.write_bytes(data)

@@ -177,15 +177,15 @@ def rows(quick):
     )
     yield Row("two workers ready", start_ours, "loky", start_loky, 4, tasks=1, rounds=few)
     yield Row(
-        "import",
-        importing("flowpar; flowpar.delayed"),
+        "import flowpar",
+        importing("flowpar"),
         "import dask",
         importing("dask"),
         3,
         tasks=1,
     )
     yield Row(
-        "import, with delayed",
+        "from flowpar import delayed",
         importing("flowpar; flowpar.delayed"),
         "import dask.delayed",
         importing("dask; dask.delayed"),
@@ -248,8 +248,9 @@ class Result:
 
 
 def race(row):
-    row.ours()
-    row.theirs()
+    for _ in range(2):  # not counted; the first round of a peer may change what ours starts from
+        row.ours()
+        row.theirs()
     ours, theirs = [], []
     for _ in range(row.rounds):
         for side, times in ((row.ours, ours), (row.theirs, theirs)):
