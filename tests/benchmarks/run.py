@@ -175,6 +175,15 @@ def rows(quick):
         tasks=1,
         rounds=3,
     )
+    yield Row(
+        "40 × 100 ms of Python, two processes",
+        lambda: flowpar.compute(spins, scheduler="processes", workers=2),
+        "Pool.map, chunks of one",
+        lambda: pool.map(spin, [0.1] * 40, chunksize=1),
+        None,
+        tasks=1,
+        rounds=3,
+    )
     yield Row("two workers ready", start_ours, "loky", start_loky, 4, tasks=1, rounds=few)
     yield Row(
         "import flowpar",
