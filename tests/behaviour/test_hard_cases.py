@@ -434,3 +434,27 @@ def test_what_comes_after_a_failure_in_one_batch_does_not_run(own, tmp_path):
         flowpar.compute([*warm, *pairs], scheduler=own, on_error="continue")
     assert len(caught.value.exceptions) == 20
     assert path.read_text() == "x" * 100
+
+
+@dataclass
+class Doubles:
+    x: object
+
+    def __post_init__(self):
+        self.x = self.x * 2
+
+
+@dataclass
+class Converts:
+    x: object
+
+    def __post_init__(self):
+        if isinstance(self.x, int):
+            self.x = str(self.x)
+
+
+def test_a_dataclass_that_computes_its_fields_is_right_or_refused(own):
+    with pytest.raises(flowpar.ArgumentError, match="__post_init__ computes x"):
+        delayed(str)(Doubles(delayed(succ)(1)))
+    held = delayed(lambda thing: thing.x)(Converts(delayed(succ)(1)))
+    assert held.compute(scheduler=own) == "2"
