@@ -21,6 +21,9 @@ from flowpar.pools import shared
 # A process of multiprocessing's that lives as long as this one, once a pool has been spawned.
 multiprocessing.resource_tracker.ensure_running()
 
+# From Python 3.13 on, programs that tests start would colour what they say, and edit lines.
+os.environ.update(PYTHON_COLORS="0", PYTHON_BASIC_REPL="1")
+
 LIMIT = 120
 """Seconds that one test may take before the whole suite is stopped with all stacks."""
 

@@ -166,7 +166,8 @@ def test_a_forked_child_that_ends_abruptly_leaves_the_parents_workers_alone(run_
             os._exit(0)
         os.waitpid(pid, 0)
         print(x.compute(scheduler="processes"))
-        """
+        """,
+        PYTHONWARNINGS="ignore::DeprecationWarning",  # of os.fork beside a thread, from 3.12 on
     )
     assert (done.stdout.split(), done.stderr) == (["1"], "")
 
