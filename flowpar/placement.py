@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from flowpar.pools.transport import dumps
+from flowpar.pickling import dumps
 from flowpar.task import Function
 
 TINY: Final = 5e-6

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from flowpar.pools.transport import Batch, dump
+from flowpar.pickling import dump
+from flowpar.pools.transport import Batch
 
 MOST_FUNCTIONS: Final = 512
 MOST_FUNCTION_BYTES: Final = 1 << 26

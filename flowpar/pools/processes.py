@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from flowpar.errors import PoolError
+from flowpar.pickling import dump
 from flowpar.policy import check_choice, check_count, check_number
 from flowpar.pools.base import Callback
 from flowpar.pools.nursery import Settings
@@ -16,7 +17,7 @@ from flowpar.pools.parcel import Packer, one_call
 from flowpar.pools.resources import cpu_count
 from flowpar.pools.switchboard import Cancel, Switchboard
 from flowpar.pools.ticket import ProcessTicket
-from flowpar.pools.transport import Batch, dump, not_picklable
+from flowpar.pools.transport import Batch, not_picklable
 from flowpar.pools.worker import execute
 
 START_METHODS: Final = ("forkserver", "spawn", "fork")

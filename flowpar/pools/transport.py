@@ -9,15 +9,17 @@ user's code that it passed.
 from __future__ import annotations
 
 import functools
-import io
 import pickle
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Final
 
+from flowpar.caching.keeping import Keeper, Kept
+from flowpar.caching.objects import Stored
 from flowpar.errors import NotPicklable
+from flowpar.pickling import dump, dumps
 from flowpar.pools.failures import pack_error, text_of, unpack_error
 from flowpar.task import ALL_REFS, LITERAL, Call, Ref, Template
 
@@ -43,6 +45,8 @@ class Batch:
     """Whether a failure leaves the calls after it unstarted."""
     seeds: dict[int, int] | None = None
     """Seed of the random generators for each call, by index."""
+    keeper: Keeper | None = None
+    """Digests the values, and writes those that are to be kept; None: the run has no cache."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return load_batch, (dump_batch(self),)
@@ -79,6 +83,10 @@ class Report:
     """CPU time of the calls that took more than 0.1 ms, by index."""
     worker: str
     """Which thread or process."""
+    kept: dict[int, Kept] = field(default_factory=dict)
+    """What the cache is told of values, by index."""
+    damaged: list[int] = field(default_factory=list)
+    """Inputs that were kept and cannot be read any more, by index."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return load_report, (dump_report(self),)
@@ -95,14 +103,11 @@ class Packed:
         return pickle.loads(self.data)  # noqa: S301 - made by our own worker
 
 
+SEALED: Final = frozenset({Packed, Stored})
+"""What stands for a value until somebody loads it."""
+
+
 # ---------------------------------------------------------------------------------- dumping
-
-
-def dumps(value: object) -> bytes:
-    """Return the pickle of a value; functions and classes of ``__main__`` travel by value."""
-    import cloudpickle  # noqa: PLC0415 - slow to import, and a serial run needs none of it
-
-    return cloudpickle.dumps(value, protocol=5)  # type: ignore[no-any-return]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -130,37 +135,9 @@ def pack(value: object) -> object:
     Exception
         Whatever the value's own pickling raises.
     """
-    if type(value) in PLAIN:
+    if type(value) in PLAIN or type(value) is Stored:
         return value
     return Packed(dump(value))
-
-
-def dump(value: object) -> bytes:
-    """Return the pickle of a value, by the faster of two picklers if that will do."""
-    try:
-        # The C pickler alone is several times faster, but it takes what __main__ defines by name.
-        return _fast_dumps(value)
-    except Exception:  # noqa: BLE001 - whatever it was, the slower pickler decides
-        return dumps(value)
-
-
-class _ByNameRefused(pickle.PicklingError):
-    """Something of ``__main__`` would have travelled by name."""
-
-
-class _FastPickler(pickle.Pickler):
-    def reducer_override(self, value: object) -> Any:
-        # Called for classes, functions and instances only, never for plain data.
-        kind = value if isinstance(value, type) else type(value)
-        if kind.__module__ == "__main__" or isinstance(value, types.FunctionType):
-            raise _ByNameRefused
-        return NotImplemented
-
-
-def _fast_dumps(value: object) -> bytes:
-    with io.BytesIO() as buffer:
-        _FastPickler(buffer, protocol=5).dump(value)
-        return buffer.getvalue()
 
 
 def dump_batch(batch: Batch) -> bytes:
@@ -186,6 +163,7 @@ def _plain_batch(batch: Batch) -> tuple[object, ...]:
         batch.timeout,
         batch.stop_on_error,
         batch.seeds,
+        batch.keeper,
     )
 
 
@@ -323,6 +301,8 @@ def dump_report(report: Report) -> bytes:
             report.ends,
             report.cpu_seconds,
             report.worker,
+            report.kept,
+            report.damaged,
         ),
         protocol=5,
     )

@@ -12,9 +12,11 @@ import time
 from collections.abc import Mapping, MutableSequence
 from typing import Any
 
+from flowpar.caching.keeping import kept_by
+from flowpar.caching.objects import ObjectDamaged
 from flowpar.errors import TaskError, TaskTimeout
 from flowpar.pools.failures import text_of
-from flowpar.pools.transport import PLAIN, Batch, Failure, Packed, Report, references
+from flowpar.pools.transport import PLAIN, SEALED, Batch, Failure, Report, references
 from flowpar.task import ALL_REFS, LITERAL, TASK_TYPES, Ref, Template
 
 CPU_TIME_FROM = 1e-4
@@ -61,10 +63,11 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
     CPython 3.11.
     """
     functions, wanted, seeds = batch.functions, batch.wanted, batch.seeds
+    keeper = batch.keeper
     values = Values(batch.inputs)
     report = Report({}, {}, {}, [], 0.0, [], {}, worker_name())
     results, ends, cpu_seconds = report.values, report.ends, report.cpu_seconds
-    if any(type(value) is Packed for value in values.values()):
+    if any(type(value) in SEALED for value in values.values()):
         load_inputs(batch, values, report)
     # In a process that never built a delayed value none can be returned.
     may_expand = len(TASK_TYPES) > 1
@@ -86,6 +89,9 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
                 if seeds is not None:
                     _seed(seeds[index])
                 value = functions[number](*taken, **kwargs) if kwargs else functions[number](*taken)
+                if keeper is not None and not (may_expand and _holds_task(value)):
+                    # At once: the next call of the batch may write to it.
+                    report.kept[index] = kept_by(keeper, index, value, last)
             except BaseException as error:
                 if type(error) is NotComputed:
                     if index not in report.failed:
@@ -170,9 +176,12 @@ def load_inputs(batch: Batch, values: dict[int, object], report: Report) -> None
     """Load the inputs that came as pickles; a call whose input cannot be loaded fails."""
     broken: dict[int, BaseException] = {}
     for index, value in batch.inputs.items():
-        if type(value) is Packed:
+        if type(value) in SEALED:
             try:
-                values[index] = value.load()
+                values[index] = value.load()  # type: ignore[attr-defined]
+            except ObjectDamaged:
+                report.damaged.append(index)
+                del values[index]  # whose call needs it stays unstarted
             except (Exception, SystemExit) as error:  # noqa: BLE001 - loading runs the user's code
                 broken[index] = error
                 del values[index]

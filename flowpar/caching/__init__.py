@@ -1,0 +1,1 @@
+"""What is remembered between runs: digests, objects, traces, and the judge of hits and misses."""

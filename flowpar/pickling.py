@@ -1,0 +1,90 @@
+"""How values are pickled, by whoever pickles them; imports nothing of flowpar."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+BufferCallback = Callable[[pickle.PickleBuffer], Any]
+
+
+def dumps(value: object, buffer_callback: BufferCallback | None = None) -> bytes:
+    """Return the pickle of a value; functions and classes of ``__main__`` travel by value."""
+    import cloudpickle  # noqa: PLC0415 - slow to import, and a serial run needs none of it
+
+    return cloudpickle.dumps(value, protocol=5, buffer_callback=buffer_callback)  # type: ignore[no-any-return]
+
+
+def dump(value: object, buffer_callback: BufferCallback | None = None) -> bytes:
+    """Return the pickle of a value, by the faster of two picklers if that will do.
+
+    Parameters
+    ----------
+    value
+        Anything.
+    buffer_callback
+        Given each large buffer of the value, which is then not in the pickle. It may be called
+        for some twice: the first pickler gives up half way.
+    """
+    try:
+        # The C pickler alone is several times faster, but it takes what __main__ defines by name.
+        return _fast_dumps(value, buffer_callback)
+    except Exception:  # noqa: BLE001 - whatever it was, the slower pickler decides
+        return dumps(value, buffer_callback)
+
+
+class _ByNameRefused(pickle.PicklingError):
+    """Something of ``__main__`` would have travelled by name."""
+
+
+class _FastPickler(pickle.Pickler):
+    def reducer_override(self, value: object) -> Any:
+        # Called for classes, functions and instances only, never for plain data.
+        kind = value if isinstance(value, type) else type(value)
+        if kind.__module__ == "__main__" or isinstance(value, types.FunctionType):
+            raise _ByNameRefused
+        return NotImplemented
+
+
+def _fast_dumps(value: object, buffer_callback: BufferCallback | None) -> bytes:
+    with io.BytesIO() as buffer:
+        _FastPickler(buffer, protocol=5, buffer_callback=buffer_callback).dump(value)
+        return buffer.getvalue()
+
+
+def dump_to_keep(value: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
+    """Return a pickle that outlives this program, and the large buffers beside it.
+
+    A class of ``__main__`` is found by its name where there is one on loading, so that a kept value
+    is of the class that the script has then; elsewhere, as in a worker, it comes from the pickle.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        return _fast_dumps(value, buffers.append), buffers
+    except Exception:  # noqa: BLE001 - whatever it was, the slower pickler decides
+        buffers.clear()
+    import cloudpickle  # noqa: PLC0415 - as above
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, thing: object) -> Any:
+            if isinstance(thing, type) and thing.__module__ == "__main__":
+                return main_class, (thing.__qualname__, dumps(thing))
+            return super().reducer_override(thing)
+
+    with io.BytesIO() as buffer:
+        Pickler(buffer, protocol=5, buffer_callback=buffers.append).dump(value)
+        return buffer.getvalue(), buffers
+
+
+def main_class(qualname: str, data: bytes) -> object:
+    """Return the class of that name in ``__main__``, or else the one that was pickled."""
+    found: object = sys.modules.get("__main__")
+    for name in qualname.split("."):
+        found = getattr(found, name, None)
+    if isinstance(found, type):
+        return found
+    return pickle.loads(data)  # noqa: S301 - part of an object whose digest was checked

@@ -1,0 +1,757 @@
+"""What a function depends on: the scenarios of edits, each as two versions of a few modules."""
+
+import functools
+import importlib
+import itertools
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from flowpar.caching.code import FunctionDigester, untracked
+from flowpar.caching.digest import ValueDigester
+
+ROOT = Path(__file__).parents[2]
+
+
+class Lab:
+    """Writes modules, imports them afresh and digests what they define."""
+
+    def __init__(self, tmp_path):
+        self.tmp_path = tmp_path
+        self.numbers = itertools.count()
+
+    def write(self, modules, folder=None):
+        folder = folder or self.tmp_path / f"v{next(self.numbers)}"
+        for name, text in modules.items():
+            path = folder / f"{name}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(textwrap.dedent(text))
+        return folder
+
+    def load(self, modules, folder=None):
+        folder = self.write(modules, folder)
+        names = {name.replace("/", ".").removesuffix(".__init__") for name in modules}
+        for name in list(sys.modules):
+            if name in names or name in {"main", "helpers"}:
+                del sys.modules[name]
+        importlib.invalidate_caches()
+        sys.path.insert(0, str(folder))
+        sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
+        try:
+            return importlib.import_module("main")
+        finally:
+            sys.dont_write_bytecode = before
+            # The folder stays on the path, for imports inside functions.
+
+    def code(self, modules, folder=None):
+        modules = {"main": modules} if isinstance(modules, str) else modules
+        return FunctionDigester().code(self.load(modules, folder).f)
+
+    def digest(self, modules, folder=None):
+        return self.code(modules, folder).digest
+
+
+@pytest.fixture
+def lab(tmp_path):
+    path, modules = list(sys.path), dict(sys.modules)
+    yield Lab(tmp_path)
+    sys.path[:] = path
+    for name in set(sys.modules) - set(modules):
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def kinds(code):
+    return {(each.kind, each.name) for each in code.components}
+
+
+BODY = """
+def f(x):
+    total = x + 1
+    return total
+"""
+
+LOGGING = """
+import logging, threading
+LOG = logging.getLogger('x')
+L = threading.Lock()
+def f():
+    with L:
+        LOG.info('x')
+"""
+
+SAME = {
+    "A1 nothing": (BODY, BODY),
+    "A3 comment": (BODY, "def f(x):\n    # why\n    total = x + 1  # so\n    return total\n"),
+    "A4 lines above": (BODY, "import os\n\n\n\nX = 1\n" + BODY),
+    "A5 docstring": (BODY, 'def f(x):\n    "Doc."\n    total = x + 1\n    return total\n'),
+    "A6 local renamed": (BODY, BODY.replace("total", "t")),
+    "A7 whitespace": (BODY, BODY.replace("x + 1", "(x  +\n       1)")),
+    "A8 annotation": (
+        BODY,
+        BODY.replace("(x)", "(x: int) -> 'str'").replace("total =", "total: int ="),
+    ),
+    "renamed": (BODY + "f = f", BODY.replace("def f", "def g") + "f = g"),
+    "recursive, renamed": (
+        "def f(n):\n    return n and f(n - 1)\n",
+        "def g(n):\n    return n and g(n - 1)\nf = g\n",
+    ),
+    "helper renamed": (
+        "def h(): return 1\ndef f(): return h()",
+        "def k(): return 1\ndef f(): return k()",
+    ),
+    "functions reordered": (
+        "def h(): return 1\ndef f(): return h()",
+        "def f(): return h()\ndef h(): return 1",
+    ),
+    "helper moved": (
+        "def h(): return 1\ndef f(): return h()",
+        {"main": "from helpers import h\ndef f(): return h()", "helpers": "def h():\n    return 1"},
+    ),
+    "helper's comment": (
+        {"main": "import helpers\ndef f(): return helpers.h()", "helpers": "def h(): return 1"},
+        {
+            "main": "import helpers as p\ndef f(): return p.h()",
+            "helpers": "# x\ndef h(): return 1\ndef other(): 2",
+        },
+    ),
+    "nested names": (
+        "def f(x):\n    def inner(a):\n        return a\n    return [inner(i) for i in x]",
+        "def f(x):\n    def within(a):\n        return a\n    return [within(k) for k in x]",
+    ),
+    "except name": (
+        "def f():\n    try: pass\n    except ValueError as e: return e",
+        "def f():\n    try: pass\n    except ValueError as err: return err",
+    ),
+    "A40 logger and lock": (LOGGING, LOGGING),
+    "class renamed and moved": (
+        "class A:\n    def m(self): return 1\ndef f(): return A().m()",
+        {
+            "main": "from helpers import B\ndef f(): return B().m()",
+            "helpers": "class B:\n    'doc'\n    def m(self):  return 1",
+        },
+    ),
+    "methods reordered": (
+        "class A:\n    def m(self): return 1\n    def n(self): return 2\ndef f(): return A()",
+        "class A:\n    def n(self): return 2\n    def m(self): return 1\ndef f(): return A()",
+    ),
+    "unused global": ("X = 1\ndef f(): return 1", "X = 2\ndef f(): return 1"),
+    "untracked body": (
+        "import flowpar.caching.code as c\n@c.untracked\ndef h(): return 1\ndef f(): h()",
+        "import flowpar.caching.code as c\n@c.untracked\ndef h(): return 2\ndef f(): h()",
+    ),
+    "local of the name of a global": (
+        "x = 1\ndef f(y):\n    x = y\n    return x",
+        "x = 2\ndef f(y):\n    x = y\n    return x",
+    ),
+}
+
+WRAPS = """
+import functools
+def twice(g):
+    @functools.wraps(g)
+    def wrapper(*args):
+        return g(*args) * 2
+    return wrapper
+@twice
+def f(x):
+    return x + 1
+"""
+PLAIN = WRAPS.replace("    @functools.wraps(g)\n", "")
+BY_GLOBAL = """
+N = 3
+def times(n):
+    def deco(g):
+        def wrapper(*args):
+            return g(*args) * n
+        return wrapper
+    return deco
+@times(N)
+def f(x):
+    return x
+"""
+RECURSIVE = """
+def even(n): return n == 0 or odd(n - 1)
+def odd(n): return n != 0 and even(n - 1)
+def f(n): return even(n)
+"""
+
+
+def in_helpers(main, helpers, old, new):
+    return {"main": main, "helpers": helpers}, {"main": main, "helpers": helpers.replace(old, new)}
+
+
+def edit(text, old, new):
+    assert old in text
+    return text, text.replace(old, new)
+
+
+OTHER = {
+    "A2 body": edit(BODY, "+ 1", "+ 2"),
+    "A9 default": edit("def f(x=1): return x", "=1", "=2"),
+    "keyword default": edit("def f(*, x=1): return x", "=1", "=2"),
+    "A10 default from a global": edit("N = 1\ndef f(x=N): return x", "N = 1", "N = 2"),
+    "A11 helper": edit("def h(): return 1\ndef f(): return h()", "1", "2"),
+    "A12 imported helper": in_helpers(
+        "from helpers import h\ndef f(): return h()", "def h(): return 1", "1", "2"
+    ),
+    "A13 module.attr": in_helpers(
+        "import helpers\ndef f(): return helpers.h()", "def h(): return 1", "1", "2"
+    ),
+    "A13 constant of a module": in_helpers(
+        "import helpers\ndef f(): return helpers.N", "N = 1", "1", "2"
+    ),
+    "A14 helper of helper": edit(
+        "def k(): return 1\ndef h(): return k()\ndef f(): return h()", "1", "2"
+    ),
+    "A15 global": edit("N = 1\ndef f(): return N", "1", "2"),
+    "A15 type of a global": edit("N = 1\ndef f(): return N", "1", "1.0"),
+    "A16 dict": edit("N = {'a': 1}\ndef f(): return N['a']", "1", "2"),
+    "A17 closure": edit(
+        "def make(n):\n    def f(): return n\n    return f\nf = make(1)", "make(1)", "make(2)"
+    ),
+    "A18 lambda": edit("f = lambda x: x + 1", "1", "2"),
+    "A19 two lambdas on one line": edit(
+        "both = (lambda x: x + 1, lambda x: x + 2); f = both[0]", "[0]", "[1]"
+    ),
+    "A20 partial": edit(
+        "import functools\ndef g(a, b): return a\nf = functools.partial(g, 1)", "1)", "2)"
+    ),
+    "A20 function of a partial": edit(
+        "import functools\ndef g(a, b): return 7\nf = functools.partial(g, 1)", "7", "8"
+    ),
+    "A21 body of wraps": edit(WRAPS, "* 2", "* 3"),
+    "A21 wrapped": edit(WRAPS, "+ 1", "+ 2"),
+    "A22 decorator's argument": edit(BY_GLOBAL, "N = 3", "N = 4"),
+    "A23 below a decorator without wraps": edit(PLAIN, "+ 1", "+ 2"),
+    "A24 class attribute": edit("class A:\n    n = 1\ndef f(): return A.n", "1", "2"),
+    "A25 method": edit("class A:\n    def m(self): return 1\ndef f(): return A().m()", "1", "2"),
+    "A25 inherited method": edit(
+        "class B:\n    def m(self): return 1\nclass A(B): pass\ndef f(): return A().m()", "1", "2"
+    ),
+    "A26 method of a global instance": edit(
+        "class A:\n    def m(self): return 1\na = A()\ndef f(): return a.m()", "1", "2"
+    ),
+    "A26 state of a global instance": edit(
+        "class A:\n    def __init__(self): self.n = 1\na = A()\ndef f(): return a.n", "1", "2"
+    ),
+    "A27 nested": edit("def f():\n    def g(): return 1\n    return g()", "1", "2"),
+    "A28 registry": edit("def g(): return 1\nR = {'g': g}\ndef f(k): return R[k]()", "1", "2"),
+    "A28 registry, swapped": edit(
+        "def a(): return 1\ndef b(): return 2\nR = {'a': a, 'b': b}\ndef f(k): return R[k]()",
+        "'a': a, 'b': b",
+        "'a': b, 'b': a",
+    ),
+    "A29 lru_cache": edit(
+        "import functools\n@functools.lru_cache\ndef h(): return 1\ndef f(): return h()", "1", "2"
+    ),
+    "A30 circle": edit(RECURSIVE, "n != 0", "n != 1"),
+    "A30 circle, other": edit(RECURSIVE, "n == 0", "n == 1"),
+    "A31 import inside": in_helpers(
+        "def f():\n    import helpers\n    return helpers.h()", "def h(): return 1", "1", "2"
+    ),
+    "A31 from import inside": in_helpers(
+        "def f():\n    from helpers import h as k\n    return k()", "def h(): return 1", "1", "2"
+    ),
+    "property": edit(
+        "class A:\n    @property\n    def m(self): return 1\ndef f(): return A().m", "1", "2"
+    ),
+    "cached property": edit(
+        "import functools\nclass A:\n    @functools.cached_property\n    def m(self): return 1\n"
+        "def f(): return A().m",
+        "return 1",
+        "return 2",
+    ),
+    "classmethod": edit(
+        "class A:\n    @classmethod\n    def m(cls): return 1\ndef f(): return A.m()", "1", "2"
+    ),
+    "dataclass field": edit(
+        "import dataclasses\n@dataclasses.dataclass\nclass A:\n    a: int\n    b: int\n"
+        "def f(): return A(1, 2)",
+        "    a: int\n    b: int\n",
+        "    b: int\n    a: int\n",
+    ),
+    "dataclass default": edit(
+        "import dataclasses\n@dataclasses.dataclass\nclass A:\n    a: int = 7\ndef f(): return A()",
+        "7",
+        "8",
+    ),
+    "enum": edit("import enum\nclass E(enum.Enum):\n    A = 7\ndef f(): return E.A", "7", "8"),
+    "slots": edit("class A:\n    __slots__ = ('a',)\ndef f(): return A()", "'a'", "'b'"),
+    "namedtuple": edit(
+        "import collections\nA = collections.namedtuple('A', 'x y')\ndef f(): return A(1, 2)",
+        "x y",
+        "y x",
+    ),
+    "super": edit(
+        "class B:\n    def m(self): return 1\nclass A(B):\n    def m(self): return super().m()\n"
+        "f = A.m",
+        "1",
+        "2",
+    ),
+    "callable instance": edit(
+        "class A:\n    def __call__(self): return 1\nf = A()", "return 1", "return 2"
+    ),
+    "state of a callable instance": edit(
+        "class A:\n    def __init__(self): self.n = 7\n    def __call__(self): return 1\nf = A()",
+        "7",
+        "8",
+    ),
+    "bound method": edit(
+        "class A:\n    def __init__(self): self.n = 7\n    def m(self): return 1\nf = A().m",
+        "7",
+        "8",
+    ),
+    "opaque, made otherwise": edit(
+        "import threading\nL = threading.Semaphore(7)\ndef f():\n    with L: pass", "7", "8"
+    ),
+    "contextmanager": edit(
+        "import contextlib\n@contextlib.contextmanager\ndef c():\n    yield 1\ndef f():\n"
+        "    with c() as x: return x",
+        "1",
+        "2",
+    ),
+    "singledispatch": edit(
+        "import functools\n@functools.singledispatch\ndef g(x): return 0\n@g.register(int)\n"
+        "def _(x): return 1\ndef f(x): return g(x)",
+        "return 1",
+        "return 2",
+    ),
+    "private name in a class": edit(
+        "_A__h = 1\nclass A:\n    def m(self): return __h\nf = A.m", "1", "2"
+    ),
+    "parameter renamed": edit("def f(x): return x", "x", "y"),
+    "set of functions": edit(
+        "def a(): return 1\ndef b(): return 2\nS = {a, b}\ndef f(): return S", "1", "3"
+    ),
+    "stdlib function": edit("import math\ndef f(x): return math.floor(x)", "floor", "ceil"),
+    "stdlib function by name": (
+        "from math import floor as g\ndef f(x): return g(x)",
+        "from math import ceil as g\ndef f(x): return g(x)",
+    ),
+    "builtin": edit("def f(x): return min(x)", "min", "max"),
+    "names matter to eval": edit("def f(x):\n    y = 1\n    return eval('y')", " y =", " z ="),
+    "order of globals": edit("A = 1\nB = 2\ndef f(): return A - B", "A - B", "B - A"),
+    "local or global": (
+        "y = 1\ndef f(a):\n    x = a\n    return x",
+        "y = 1\ndef f(a):\n    x = a\n    return y",
+    ),
+    "method table of a class": edit(
+        "class A:\n    def m(self): return 1\n    def n(self): return 2\ndef f(): return A()",
+        "def n",
+        "def k",
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "after"), SAME.values(), ids=SAME)
+def test_same(lab, before, after):
+    first = lab.digest(before)
+    assert lab.digest(after) == first
+
+
+@pytest.mark.parametrize(("before", "after"), OTHER.values(), ids=OTHER)
+def test_other(lab, before, after):
+    first = lab.digest(before)
+    assert lab.digest(after) != first
+    assert lab.digest(before) == first  # A36
+
+
+def test_a_file_edited_after_the_import_is_not_what_runs(lab):
+    folder = lab.write({"main": BODY})
+    module = lab.load({"main": BODY}, folder)
+    fresh = FunctionDigester().code(module.f).digest
+    digester = FunctionDigester()
+    digester.code(module.f)
+    edited = lab.load({"main": BODY.replace("1", "2")}, folder)
+    digester.new_epoch()
+    assert digester.code(module.f).digest == fresh
+    # The same digester reads the file again for code that is new.
+    assert digester.code(edited.f).digest == FunctionDigester().code(edited.f).digest
+    late = FunctionDigester().code(module.f).digest  # by its instructions
+    assert late not in {fresh, digester.code(edited.f).digest}
+
+
+def test_without_source():
+    def made(text):
+        names = {"__name__": "made", "N": 1}
+        exec(textwrap.dedent(text), names)
+        return FunctionDigester().code(names["f"]).digest
+
+    assert made(BODY) == made("\n\n# x\n" + BODY.replace("total", "total"))
+    assert made(BODY) != made(BODY.replace("1", "2"))
+    assert made("def f(): return N") != made("N = 2\ndef f(): return N")
+    assert made("def f(): return 'a' in {'a', 'b'}") != made("def f(): return 'a' in {'a', 'c'}")
+    helper = "def h(): return 1\ndef f(): return h()"
+    assert made(helper) != made(helper.replace("1", "2"))
+    assert made("def f():\n    import os\n    return os.sep") == made(
+        "def f():\n    import os\n    return os.sep"
+    )
+    nested = "def f(x):\n    return [lambda: 1 for _ in x]"
+    assert made(nested) != made(nested.replace("1", "2"))
+
+
+def test_a_circle_is_the_same_from_everywhere(lab):
+    module = lab.load({"main": RECURSIVE})
+    names = ("even", "odd", "f")
+    found = []
+    for order in itertools.permutations(names):
+        digester = FunctionDigester()
+        digests = {name: digester.code(getattr(module, name)).digest for name in order}
+        found.append([digests[name] for name in names])
+    assert all(each == found[0] for each in found)
+    assert len(set(found[0])) == 3
+
+
+def test_an_instance_that_leads_to_its_class_and_back(lab):
+    text = "class A:\n    def m(self): return A.one\nA.one = A()\nA.one.call = A.one.m\ndef f(): return A.one"
+    assert lab.digest(text) == lab.digest(text)
+
+
+def test_a_long_chain(lab):
+    lines = ["def f(): return h0()"]
+    lines += [f"def h{n}(): return h{n + 1}()" for n in range(2000)]
+    text = "\n".join(lines) + "\ndef h2000(): return 1\n"
+    code = lab.code(text)
+    assert len(code.components) == 2002
+    assert lab.digest(text.replace("return 1", "return 2")) != code.digest
+
+
+def test_components(lab):
+    code = lab.code(
+        {
+            "main": """
+            import helpers, logging, threading
+            import pytest as numerics
+            N = {"a": 1}
+            LOG = logging.getLogger("x")
+            class A: pass
+            def g(): return numerics.raises
+            def f(x, y=3):
+                LOG.info(missing, getattr(x, y))
+                return helpers.h(A(), N, g(), numerics.fail)
+        """,
+            "helpers": "def h(*args): return args",
+        }
+    )
+    found = kinds(code)
+    assert ("code", "f") == (code.components[0].kind, code.components[0].name)
+    assert code.components[0].text == "main.py:8"
+    assert {
+        ("helper", "helpers.h"),
+        ("global", "N"),
+        ("opaque", "LOG"),
+        ("class", "A"),
+        ("helper", "g"),
+        ("package", "pytest"),
+        ("untracked", "missing"),
+        ("untracked", "getattr()"),
+        ("default", "y"),
+    } <= found
+    assert sum(each.kind == "package" for each in code.components) == 1
+    package = next(each for each in code.components if each.kind == "package")
+    assert package.text == pytest.__version__
+    assert next(each.text for each in code.components if each.name == "N") == "{'a': 1}"
+
+
+def test_the_version_of_a_package_counts(lab, monkeypatch):
+    from flowpar.caching import code as module
+
+    text = "import pytest\ndef f(): return pytest.fail"
+    first = lab.digest(text)
+    monkeypatch.setattr(module, "package_of", lambda _: ("pytest", "0"))
+    assert lab.digest(text) != first
+
+
+def test_declared_dependencies(lab):
+    text = "def _a(): return 1\ndef f(): return globals()['_a']()"
+    first, second = lab.load({"main": text}), lab.load({"main": text.replace("1", "2")})
+    digester = FunctionDigester()
+    assert digester.code(first.f).digest == digester.code(second.f).digest
+    assert ("untracked", "globals()") in kinds(digester.code(first.f))
+    one, other = (digester.code(each.f, deps=[each._a]) for each in (first, second))
+    assert one.digest != other.digest
+    assert ("dep", "_a") in kinds(one)
+    assert digester.code(first.f, deps=[1]).digest != digester.code(first.f, deps=[2]).digest
+
+
+def test_a_declared_module_counts_by_its_file(lab):
+    modules = {"main": "import helpers\ndef f(): return 1", "helpers": "N = 1"}
+    digester = FunctionDigester()
+    first = lab.load(modules)
+    before = digester.code(first.f, deps=[first.helpers]).digest
+    second = lab.load({**modules, "helpers": "N = 2"})
+    assert digester.code(second.f, deps=[second.helpers]).digest != before
+
+
+def test_values_count_the_code_in_them(lab):
+    text = "class A:\n    def m(self): return 1\nf = A"
+    first, second = lab.load({"main": text}), lab.load({"main": text.replace("1", "2")})
+    values = FunctionDigester().values
+    assert isinstance(values, ValueDigester)
+    assert values.digest(first.f()) != values.digest(second.f())
+    assert values.digest(first.f().m) != values.digest(second.f().m)
+    assert values.digest(first.f()) == values.digest(first.f())
+    assert values.digest([len, functools.partial(print, 1), os, os.path.join])
+
+
+class TestMemo:
+    def test_it_pays_once(self, lab):
+        module = lab.load({"main": RECURSIVE})
+        digester = FunctionDigester()
+        first = digester.code(module.f)
+        begin = time.perf_counter()
+        for _ in range(10_000):
+            assert digester.code(module.f) is first
+        assert time.perf_counter() - begin < 0.5
+
+    def test_unchanged_in_a_new_epoch(self, lab):
+        module = lab.load({"main": "N = [1]\n" + RECURSIVE + "def f(): return N, even"})
+        digester = FunctionDigester()
+        first = digester.code(module.f)
+        digester.new_epoch()
+        assert digester.code(module.f) is first
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "module.N = 2",
+            "module.D['a'] = 2",
+            "module.h = lambda: 3",
+            "module.h.__code__ = (lambda: 3).__code__",
+            "module.f.__defaults__ = (9,)",
+            "module.A.n = 2",
+            "module.A.m = lambda self: 5",
+            "del module.N",
+            "module.later = 1",
+            "module.len = max",
+            "module.helpers.K = 2",
+            "module.a.n = 5",
+        ],
+    )
+    def test_changed_in_a_new_epoch(self, lab, change):
+        module = lab.load(
+            {
+                "main": """
+                import helpers
+                N = 1
+                D = {"a": 1}
+                class A:
+                    n = 1
+                    def m(self): return 1
+                a = A()
+                def h(): return N
+                def f(x=1): return h(), D, A, later, len(x), helpers.K, a
+            """,
+                "helpers": "K = 1",
+            }
+        )
+        digester = FunctionDigester()
+        first = digester.code(module.f)
+        exec(change, {"module": module})
+        assert digester.code(module.f) is first
+        digester.new_epoch()
+        assert digester.code(module.f).digest != first.digest
+        assert digester.code(module.f).digest == FunctionDigester().code(module.f).digest
+
+
+def test_looking_at_a_value_leaves_its_class_alone(lab):
+    """Pickle keeps names of slots in a class once an object of it was taken apart."""
+    module = lab.load({"main": "class A:\n    def m(self): return 1\ndef f(): return A"})
+    first = FunctionDigester().code(module.f).digest
+    FunctionDigester().values.digest(module.A())
+    assert FunctionDigester().code(module.f).digest == first
+
+
+def test_a_delayed_function_counts_as_what_it_was_made_of(lab):
+    text = "{0}\ndef h(): return 1\n{0}\ndef f(): return h()"
+    plain = lab.load({"main": text.format("")})
+    delayed = lab.load({"main": "import flowpar\n" + text.format("@flowpar.delayed")})
+    digester = FunctionDigester()
+    assert digester.code(plain.f).digest == digester.code(delayed.f).digest
+
+
+def test_whatever_a_global_is(lab):
+    text = """
+        import itertools, random, re, typing, weakref
+        rng, pattern, T = random.Random(1), re.compile("x"), typing.TypeVar("T")
+        nested = []
+        nested.append(nested)
+        add = nested.append
+        made, counter, weak = (i for i in ()), itertools.count(), weakref.WeakValueDictionary()
+        class L(list):
+            def f(self): return self
+        values = L([1])
+        class Meta(type):
+            def __call__(cls, *args): return super().__call__(*args)
+        class A(metaclass=Meta):
+            registry = {}
+            def __init_subclass__(cls): A.registry[cls.__name__] = cls
+        class B(A): pass
+        def f():
+            return rng, pattern, T, nested, add, made, counter, weak, values, A, typing.cast
+    """
+    code = lab.code(text)
+    assert {("opaque", "made"), ("opaque", "counter"), ("global", "rng")} <= kinds(code)
+    assert lab.digest(text) == code.digest
+    assert lab.digest(text.replace("super().__call__(*args)", "None")) != code.digest
+
+
+def test_a_script_that_changes_its_directory(lab, tmp_path):
+    script = tmp_path / "relative.py"
+    script.write_text(
+        "import os\nos.chdir('/')\ndef f(): return 1\n"
+        + SCRIPT.replace("import main\n", "").replace("main.f", "f")
+    )
+    command = [sys.executable, script.name, "/", str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.stdout.split()[-1] == lab.digest("def f(): return 1").hex(), done.stderr
+
+
+def test_untracked_is_seen():
+    @untracked
+    def report():
+        return 1
+
+    def f():
+        report()
+
+    assert ("untracked", "report") in kinds(FunctionDigester().code(f))
+
+
+EVERYTHING = '''
+import collections, dataclasses, enum, functools, logging, math, threading, typing
+LOG = logging.getLogger("x")
+LOCK = threading.Lock()
+NAMES = {"a", "b", "c"}
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = "b"
+    def label(self): return self.name
+class Bits(enum.IntFlag):
+    A = 1
+    B = 2
+@dataclasses.dataclass(frozen=True)
+class Point:
+    x: int
+    y: float = 1.5
+    z: list = dataclasses.field(default_factory=list)
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Slotted:
+    x: int = 1
+Pair = collections.namedtuple("Pair", "a b")
+class Named(typing.NamedTuple):
+    a: int
+    b: str = "x"
+class Shape(typing.Protocol):
+    def area(self) -> float: ...
+class Config(typing.TypedDict):
+    a: int
+class Base(typing.Generic[typing.TypeVar("T")]):
+    __slots__ = ("a",)
+    def __init__(self): self.a = 1
+    @property
+    def p(self): return self.a
+    @functools.cached_property
+    def q(self): return super().p
+    @staticmethod
+    def s(x): return x
+    def __eq__(self, other): return True
+POINT = Point(1)
+@functools.lru_cache(maxsize=None)
+def cached(n): return n
+def f(x, /, *args, k=None, **kw):
+    """Doc."""
+    with LOCK:
+        LOG.info("x %s", x)
+    import json
+    from os.path import join as j
+    text = f"{x!r:>{k}} and {math.pi:.2f}{args}" "tail"
+    try:
+        match x:
+            case {"a": a, **rest}: return a, rest
+            case [first, *others]: return first
+            case Point(x=1) as p: return p
+    except (ValueError, KeyError) as e:
+        raise RuntimeError(1e300, 2j, b"x", ..., 10**3, "\\U0001fae8\\ud800") from e
+    if x in {"a", "b"} and NAMES and not -1 < x < 1:
+        y = [i for i in args if (z := i)] + [lambda q=1: q]
+    while True:
+        del y[0]
+        break
+    else:
+        pass
+    class Local:
+        n: int = 1
+        def m(self): return super().m()
+    async def g():
+        async with x as y:
+            yield (await y)
+    return POINT, Colour.RED, Bits.A, Slotted, Pair, Named, Shape, Config, Base, cached, json, j, Local
+'''
+
+SCRIPT = """
+import sys, time
+sys.path[:0] = sys.argv[1:3]
+import main
+from flowpar.caching.code import FunctionDigester
+code = FunctionDigester().code(main.f)
+for each in code.components:
+    print(each.kind, each.name, each.text, each.digest.hex())
+print(code.digest.hex())
+"""
+
+
+def run(python, folder, seed="0", extra=""):
+    env = {
+        **os.environ,
+        "PYTHONHASHSEED": seed,
+        "PYTHONPATH": extra,
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    command = [python, "-c", SCRIPT, str(folder), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
+    if "ModuleNotFoundError" in done.stderr:
+        pytest.skip(done.stderr.splitlines()[-1])
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_hash_seeds_and_processes(lab):
+    folder = lab.write({"main": EVERYTHING})
+    outputs = {run(sys.executable, folder, seed) for seed in ("0", "1", "2")}
+    assert len(outputs) == 1
+    assert outputs.pop().split()[-1] == lab.digest({"main": EVERYTHING}).hex()
+
+
+def others():
+    """Give other interpreters with the folders of what they need, where there are any."""
+    for found in sorted(Path("/root/.pyenv/versions").glob("3.*/bin/python")):
+        version = found.parts[-3].split(".")[1]
+        if int(version) >= 10:
+            yield pytest.param(found, f"/tmp/lead/b3{version}", id=f"3.{version}")
+
+
+@pytest.mark.parametrize(("python", "extra"), list(others()))
+def test_other_pythons(lab, python, extra):
+    folder = lab.write({"main": EVERYTHING})
+    here = run(sys.executable, folder)
+    assert run(str(python), folder, extra=extra) == here
+
+
+def test_main_and_module(lab, tmp_path):
+    """A34, A35: what a script defines is the same as in a module."""
+    folder = lab.write({"main": EVERYTHING})
+    tail = SCRIPT.replace("import main\n", "").replace("main.f", "f")
+    script = tmp_path / "script.py"
+    script.write_text(EVERYTHING + tail)
+    done = subprocess.run(
+        [sys.executable, script, str(folder), str(ROOT)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == run(sys.executable, folder).split()[-1]
