@@ -17,6 +17,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flowpar.background import as_completed as as_completed
     from flowpar.background import submit as submit
+    from flowpar.caching.cache import Cache as Cache
+    from flowpar.caching.code import untracked as untracked
+    from flowpar.caching.digest import register_digest as register_digest
+    from flowpar.caching.files import File as File
     from flowpar.dsl import Delayed as Delayed
     from flowpar.dsl import DelayedFunction as DelayedFunction
     from flowpar.dsl import delayed as delayed
@@ -50,10 +54,12 @@ __version__ = "0.1.0"
 # costs nothing, and a worker never loads what only the parent needs.
 _HOMES = {
     "ArgumentError": "errors",
+    "Cache": "caching.cache",
     "Cancelled": "errors",
     "CycleError": "errors",
     "Delayed": "dsl",
     "DelayedFunction": "dsl",
+    "File": "caching.files",
     "FlowparError": "errors",
     "FlowparWarning": "errors",
     "GraphError": "errors",
@@ -73,9 +79,11 @@ _HOMES = {
     "map": "many",
     "options": "settings",
     "reduce": "many",
+    "register_digest": "caching.digest",
     "run": "running",
     "starmap": "many",
     "submit": "background",
+    "untracked": "caching.code",
     "visualize": "running",
 }
 

@@ -7,6 +7,12 @@ A task moves along `MOVES` and nowhere else::
        │  └───────┴──────────┘  └───> waiting  (it gave a delayed value, or was not begun)
        └──> skipped       (ready again: another attempt)
 
+Where a run has a cache, a task that is ready is judged first: it is then *cached*, and no value of
+it is there, or it is let go to a lane. A value that is missed after all is fetched, or made again::
+
+    waiting ──> ready ──(judged)──> cached ──(missed)──> waiting
+                  └──> waiting      (what it needs is not there)
+
 Every step counts, none scans: a task costs the same in a graph of a thousand and of a million.
 """
 
@@ -26,6 +32,7 @@ from flowpar.limits import Limits
 from flowpar.pools.failures import type_name
 from flowpar.pools.transport import Report
 from flowpar.status import (
+    CACHED,
     DONE,
     FAILED,
     MOVES,
@@ -80,6 +87,9 @@ class Plan:
         How much there is of each resource; of one that is not named here there is one.
     rng
         Draws the jitter of retries.
+    fetch
+        Returns the value of a task that is cached, or something that stands for it, or None; not
+        None itself: the run has a cache, and tasks that are ready are to be judged first.
 
     Attributes
     ----------
@@ -89,6 +99,10 @@ class Plan:
         Why a task failed for good, by index.
     attempts
         How often each task was started, by index.
+    unjudged
+        Tasks that are ready, and of which nobody knows yet whether they have to run.
+    became
+        By index: the task whose value a task has that returned a delayed value.
 
     Notes
     -----
@@ -103,6 +117,7 @@ class Plan:
         lane_of: Callable[[Function], str],
         limits: Mapping[str, float] | None = None,
         rng: random.Random | None = None,
+        fetch: Callable[[int], object | None] | None = None,
     ) -> None:
         self.graph = graph
         self.values: dict[int, Any] = {}
@@ -115,6 +130,10 @@ class Plan:
         """Tasks that ended since the caller last looked; None: the caller does not look."""
         self.finished_targets: list[int] | None = None
         """Targets whose values came since `take_targets`; None: the caller does not ask."""
+        self.unjudged: list[int] = []
+        self.became: dict[int, int] = {}
+        self._fetch = fetch
+        self._forced: set[int] = set()
         self._states: list[FunctionState] = []
         self._missing: list[int] = []
         self._uses: list[int] = []
@@ -145,7 +164,9 @@ class Plan:
     @property
     def is_stuck(self) -> bool:
         """Whether tasks wait, and nothing runs or will run that could free them."""
-        return bool(self._open) and not (self._flying or self._later or any(self._ready.values()))
+        return bool(self._open) and not (
+            self._flying or self._later or self.unjudged or any(self._ready.values())
+        )
 
     @property
     def is_running(self) -> bool:
@@ -170,6 +191,7 @@ class Plan:
         return Counts(
             total=sum(state.total for state in states),
             done=sum(state.done for state in states),
+            cached=sum(state.cached for state in states),
             failed=sum(state.failed for state in states),
             skipped=sum(state.skipped for state in states),
             running=sum(map(len, self._flying.values())),
@@ -239,6 +261,7 @@ class Plan:
         """
         ready, states, missing, status = self._ready[lane], self._states, self._missing, self.status
         dependents, alone, alias = self.graph.dependents, self._alone, self._alias
+        judging = self._fetch is not None
         batch: list[int] = []
         left: dict[int, int] = {}
         stack = [first]
@@ -275,13 +298,19 @@ class Plan:
                     continue  # something else that is ready comes first
                 if (
                     status[dependent] == WAITING
-                    and (state.rides or (state.lane == lane and not full))
+                    and (state.rides or (state.lane == lane and not full and not judging))
                     and state.joins
                     and dependent not in alone
                     and dependent not in alias
+                    and not (judging and not self._has_all(dependent, batch))
                 ):
                     stack.append(dependent)
         return batch
+
+    def _has_all(self, index: int, batch: list[int]) -> bool:
+        """Return whether all that a task needs is in a batch, or there: not only known of."""
+        needs = self.graph.dependencies[index]
+        return all(need == batch[-1] or need in self.values or need in batch for need in needs)
 
     def wanted(self, batch: list[int]) -> frozenset[int]:
         """Return those of a batch whose values are needed outside it."""
@@ -329,7 +358,7 @@ class Plan:
         self._flying.pop(batch[0], None)
         if self._states[batch[0]].limited:
             self._release(batch[0])
-        if batch[0] in unstarted:
+        if batch[0] in unstarted and not report.damaged:
             raise InternalError(f"{self.graph.key(batch[0])} was ready, and could not be started")
         if failed or expanded or unstarted:
             aside = {*failed, *expanded, *unstarted}
@@ -417,20 +446,38 @@ class Plan:
         """Give tasks the values of the delayed values that they returned, to any depth."""
         while aliases:
             index = aliases.pop()
-            source = self._alias.pop(index)
-            self._move(index, DONE)
-            self._states[index].done += 1
-            self._open -= 1
-            self.values[index] = self.values[source]
+            source = self._alias[index]
+            if self.must_have(index) and not self._have(source):
+                self._recall(source)
+                continue
+            del self._alias[index]
+            self.became[index] = source
+            # It was not called if what it returned was known.
+            is_done = bool(self.attempts[index])
+            self._end_well(index, is_done=is_done)
+            if source in self.values:
+                self.values[index] = self.values[source]
             self._drop_use(source)
-            if self.ended is not None:
-                self.ended.append(Ended(index, Status.DONE))
             if self.finished_targets is not None and index in self._targets:
                 self.finished_targets.append(index)
             aliases += self._free_dependents(index)
             self._let_go(index)
             if not self._uses[index]:
                 self.values.pop(index, None)
+
+    def _end_well(self, index: int, *, is_done: bool) -> None:
+        self._move(index, DONE if is_done else CACHED)
+        self._count(index, 1)
+        self._open -= 1
+        if self.ended is not None:
+            self.ended.append(Ended(index, Status.DONE if is_done else Status.CACHED))
+
+    def _count(self, index: int, change: int) -> None:
+        state = self._states[index]
+        if self.status[index] == DONE:
+            state.done += change
+        else:
+            state.cached += change
 
     def _free_dependents(self, index: int) -> list[int]:
         """Make ready what waited for a task alone; return those that take its value for theirs."""
@@ -457,7 +504,7 @@ class Plan:
             isinstance(error, TaskError) and error.is_final
         )
         if may_retry and self.attempts[index] <= policy.retries:
-            self._move(index, WAITING)
+            self._wait(index)
             doubled = policy.retry_delay * 2.0 ** min(self.attempts[index] - 1, 30)
             pause = doubled * self._rng.uniform(0.75, 1.25)
             self._alone.add(index)
@@ -476,8 +523,8 @@ class Plan:
 
     def spoil(self, index: int, error: BaseException) -> None:
         """Record that a target's value cannot be had after all, though its task ended well."""
+        self._count(index, -1)
         self._move(index, FAILED)
-        self._states[index].done -= 1
         self._states[index].failed += 1
         self.errors[index] = error
         self.values.pop(index, None)
@@ -522,10 +569,16 @@ class Plan:
                 self._unstart(index)
 
     def _unstart(self, index: int) -> None:
-        self._move(index, WAITING)
+        self._wait(index)
         self.attempts[index] -= 1
         if not self._missing[index]:
             self._make_ready(index)
+
+    def _wait(self, index: int) -> None:
+        self._move(index, WAITING)
+        if self._fetch is not None:
+            # What it needs may have been recalled since it was ready.
+            self._missing[index] = self._unsettled(index)
 
     def wake(self, now: float) -> None:
         """Make those tasks ready whose wait before another attempt is over."""
@@ -537,6 +590,40 @@ class Plan:
             # It may have lost, with its worker, what it needs: then that comes first.
             if not self._missing[index]:
                 self._make_ready(index)
+
+    def postpone(self, batch: list[int], aside: set[int], due: float) -> list[int]:
+        """Undo the start of some of a batch, until a time; return the rest of it.
+
+        Parameters
+        ----------
+        batch
+            As `take` returned it.
+        aside
+            Those that cannot start yet. What needs them and is in the batch waits for them.
+        due
+            When they are to be judged again.
+        """
+        left = []
+        for index in batch:
+            if index in aside:
+                self._resting[index] = due
+                heapq.heappush(self._later, (due, index))
+            elif aside.isdisjoint(self.graph.dependencies[index]):
+                left.append(index)
+                continue
+            aside.add(index)
+            self._unstart_quietly(index)
+        del self._flying[batch[0]]
+        if left:
+            self._flying[left[0]] = left
+        elif self._states[batch[0]].limited:
+            self._release(batch[0])
+        return left
+
+    def _unstart_quietly(self, index: int) -> None:
+        self._move(index, WAITING)
+        self.attempts[index] -= 1
+        self._missing[index] = self._unsettled(index)
 
     def change_lane(self, function: Function, lane: str) -> None:
         """Let the tasks of a function wait for another pool."""
@@ -584,7 +671,7 @@ class Plan:
             self._function_state(task._function)  # raises, if it does, before anything changes
         self._extend()
         self._move(index, WAITING)
-        self._missing[index] += 1
+        self._missing[index] = 1
         self._depth.pop(index, None)
         self._depth[source] = max(depth, self._depth.get(source, 0))
         self._alias[index] = source
@@ -594,11 +681,13 @@ class Plan:
             dependents[source].append(index)  # type: ignore[attr-defined]
         else:
             dependents[source] = [index]
-        if self._is_available(source):
+        if self._is_settled(source):
             self._missing[index] -= 1
             self._settle_aliases([index])
         elif self.status[source] in {FAILED, SKIPPED}:
             self._skip_dependents(source)
+        elif self._fetch is not None:
+            return  # it is on its way
         elif self.status[source] == RUNNING:
             self._late.add(source)
         else:
@@ -679,11 +768,11 @@ class Plan:
                     continue
                 self._uses[need] += 1
                 order_only = (need, index) in self.graph.order_only
-                if self._is_available(need) or (order_only and status[need] == DONE):
+                if self._is_settled(need) or (order_only and status[need] == DONE):
                     self._missing[index] -= 1
                 elif status[need] == DONE:
                     self._revive(need)
-                elif status[need] == RUNNING and not order_only:
+                elif status[need] == RUNNING and not order_only and self._fetch is None:
                     self._late.add(need)
                 elif status[need] in {FAILED, SKIPPED}:
                     doomed.append(need)
@@ -718,12 +807,116 @@ class Plan:
         if not self._uses[index]:
             del self.values[index]
 
+    # ------------------------------------------------------------------------------ judging
+
+    def must_have(self, index: int) -> bool:
+        """Return whether the value of a task is needed, and not only what it is known by."""
+        return index in self._forced or index in self._targets
+
+    def hit(self, index: int, known: object = None) -> None:
+        """Take a task as done: what it would give is known.
+
+        Parameters
+        ----------
+        index
+            A task that is ready.
+        known
+            Its value, or what stands for it, if `must_have` says that it is needed.
+        """
+        self._end_well(index, is_done=False)
+        if known is not None:
+            self.values[index] = known
+        if self.finished_targets is not None and index in self._targets:
+            self.finished_targets.append(index)
+        aliases = self._free_dependents(index)
+        self._let_go(index)
+        if not self._uses[index]:
+            self.values.pop(index, None)
+        if aliases:
+            self._settle_aliases(aliases)
+
+    def miss(self, index: int) -> bool:
+        """Let a task run, once what it needs is there; return whether it is already.
+
+        What is known and not there is fetched, or runs again. The task is then to be judged anew,
+        since that may have given another value.
+        """
+        order_only = self.graph.order_only
+        for need in self.graph.dependencies[index]:
+            if self._is_settled(need) and (need, index) not in order_only and not self._have(need):
+                self._recall(need)
+        left = self._unsettled(index)
+        if left:
+            self._move(index, WAITING)
+            self._missing[index] = left
+            return False
+        return True
+
+    def let_run(self, index: int) -> None:
+        """Let a task that is ready, and was missed, run as soon as its pool has room."""
+        self._let_run(index)
+
+    def recall(self, index: int) -> None:
+        """Let a task run again whose value turned out not to be there."""
+        self.values.pop(index, None)
+        self._recall(index)
+
+    def _is_settled(self, index: int) -> bool:
+        if self._fetch is None:
+            return self._is_available(index)
+        return self.status[index] in {DONE, CACHED}
+
+    def _unsettled(self, index: int) -> int:
+        return sum(not self._is_settled(need) for need in self.graph.dependencies[index])
+
+    def _have(self, index: int) -> bool:
+        """Return whether the value of a settled task is there, or was fetched."""
+        if index in self.values or self._is_available(index):
+            return True
+        if self._fetch is None:
+            return False
+        known = self._fetch(index)
+        if known is not None:
+            self.values[index] = known
+        return known is not None
+
+    def _recall(self, index: int) -> None:
+        """Make again a value that is known and not there; all that waits, waits for it too."""
+        self._forced.add(index)
+        if not self._is_settled(index):
+            return
+        self._count(index, -1)
+        self._open += 1
+        self._move(index, WAITING)
+        for dependent in self.graph.dependents[index]:
+            if self.status[dependent] == WAITING:
+                self._missing[dependent] += 1
+        for need in self.graph.dependencies[index]:
+            self._uses[need] += 1
+        source = self.became.pop(index, None)
+        if source is not None:
+            self._alias[index] = source
+            self._uses[source] += 1
+            self._missing[index] = int(not self._is_settled(source))
+            if not self._missing[index]:
+                self._settle_aliases([index])
+            return
+        self._missing[index] = self._unsettled(index)
+        if not self._missing[index]:
+            self._make_ready(index)
+
     # ------------------------------------------------------------------------------- within
 
     def _make_ready(self, index: int) -> None:
         if self.status[index] != WAITING:
             raise self._wrong_move(index, READY)
         self.status[index] = READY
+        if self._fetch is None:
+            self._let_run(index)
+        else:
+            self.unjudged.append(index)
+
+    def _let_run(self, index: int) -> None:
         state = self._states[index]
         # One number orders by priority, then by rank: numbers compare faster than tuples.
         entry = index - state.priority

@@ -44,6 +44,10 @@ class Policy:
     """Age at which a cached result is no longer used."""
     pure: bool = True
     """False: always run again, never in a batch with others."""
+    ignore: tuple[str, ...] = ()
+    """Parameters that are not part of the cache key."""
+    deps: tuple[object, ...] = ()
+    """What else a result depends on, and the code does not show: functions, values, modules."""
     traverse: bool = True
     """Whether containers among the arguments are searched for delayed values."""
 
@@ -136,6 +140,19 @@ def _check_priority(name: str, value: object) -> int:
     return max(-(2**20), min(2**20, int(value)))
 
 
+def _check_names(name: str, value: object) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple, set, frozenset)):
+        raise OptionError(f"{name} takes names of parameters, and not {value!r}")
+    return tuple(sorted(_check_text(name, each) for each in names))
+
+
+def _check_deps(name: str, value: object) -> tuple[object, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise OptionError(f"{name} takes a list of functions, values or modules, and not {value!r}")
+    return tuple(value)
+
+
 def _check_types(name: str, value: object) -> tuple[type[BaseException], ...]:
     kinds = value if isinstance(value, tuple) else (value,)
     for kind in kinds:
@@ -172,6 +189,8 @@ _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "version": _maybe(_check_text),
     "expires": _maybe(check_number),
     "pure": check_bool,
+    "ignore": _check_names,
+    "deps": _check_deps,
     "traverse": check_bool,
 }
 

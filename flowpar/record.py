@@ -5,16 +5,17 @@ from __future__ import annotations
 import collections
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
+from flowpar.caching.objects import Stored
 from flowpar.errors import FlowparError, RunFailed
 from flowpar.events import Counts, TaskRecord
 from flowpar.graph import Graph
 from flowpar.plan import Plan
 from flowpar.pools.failures import text_of
-from flowpar.pools.transport import Packed, Report
+from flowpar.pools.transport import SEALED, Packed, Report
 from flowpar.pools.worker import fill
 from flowpar.status import Status
 
@@ -59,6 +60,8 @@ class Ledger:
         for index, value in report.values.items():
             if type(value) is Packed:
                 self.size[index] = len(value.data)
+            elif type(value) is Stored:
+                self.size[index] = value.size
 
     def write_lost(self, index: int, place: tuple[str, str], start: float, end: float) -> None:
         """Record an attempt that never reported: its worker died, or its time was over."""
@@ -110,6 +113,8 @@ class Records(Sequence[TaskRecord]):
         self._graph = graph
         self._plan = plan
         self._ledger = ledger
+        self.reason_of: Callable[[int], str | None] = lambda _: None
+        """Says why a task ran that nothing else says it of: the cache does, if there is one."""
 
     def __len__(self) -> int:
         return len(self._plan.status)
@@ -140,7 +145,7 @@ class Records(Sequence[TaskRecord]):
         start, end = ledger.start[index], ledger.end[index]
         seconds = end - start if ran else None
         error = plan.errors.get(index)
-        reason = plan.reasons.get(index)
+        reason = plan.reasons.get(index) or self.reason_of(index)
         if error is not None:
             reason = f"{type(error).__name__}: {text_of(error)}"[:200]
         return TaskRecord(
@@ -239,7 +244,7 @@ class Run:
 
     def _load(self, index: int) -> Any:
         value = self._plan.values[index]
-        return value.load() if type(value) is Packed else value
+        return value.load() if type(value) in SEALED else value
 
     def to_networkx(self) -> Any:
         """Return the graph as a ``networkx.DiGraph`` whose nodes know how their tasks went.
@@ -311,6 +316,7 @@ class Run:
         counts = self.counts
         lines = [
             f"{self.status}: {counts.done} of {counts.total} tasks in {self.seconds:.2f} s"
+            + (f", {counts.cached} cached" if counts.cached else "")
             + (f", {counts.failed} failed" if counts.failed else "")
             + (f", {counts.skipped} skipped" if counts.skipped else ""),
         ]

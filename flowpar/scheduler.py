@@ -17,9 +17,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from flowpar.arguments import gather
+from flowpar.caching.objects import ObjectDamaged
 from flowpar.errors import (
     Cancelled,
     CycleError,
@@ -39,15 +40,21 @@ from flowpar.pools import shared, worker
 from flowpar.pools.failures import text_of
 from flowpar.pools.serial import SerialPool
 from flowpar.pools.threads import ThreadPool
-from flowpar.pools.transport import Batch, Packed, Report, prepare_module, references
+from flowpar.pools.transport import SEALED, Batch, Packed, Report, prepare_module, references
 from flowpar.pools.worker import execute
 from flowpar.record import CLOCK_OFFSET, Ledger, Run, failure_of
 from flowpar.settings import Options
-from flowpar.status import FunctionState
+from flowpar.status import WAITING, FunctionState
 from flowpar.task import LITERAL, Task
+
+if TYPE_CHECKING:
+    from flowpar.judge import Judge
 
 TICK: Final = 0.1
 """Seconds between two looks at the progress."""
+
+AGAIN: Final = 0.02
+"""Seconds after which it is looked again whether another process has computed a value."""
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +118,13 @@ class Scheduler:
         self._placement = Placement(self._scheduler_name())
         self._graph = graph
         self._ledger = Ledger()
-        self._plan = Plan(graph, lane_of=self._placement.lane_of, limits=options.limits)
+        self._judge = self._make_judge()
+        self._plan = Plan(
+            graph,
+            lane_of=self._placement.lane_of,
+            limits=options.limits,
+            fetch=None if self._judge is None else self._judge.fetch,
+        )
         self._observers = Observers([*observers, *options.observers], _warn)
         if self._observers.hear("on_task_end"):
             self._plan.ended = []
@@ -126,6 +139,18 @@ class Scheduler:
         self._begin = self._last_tick = clock()
         self._final: BaseException | None = None
         self.record = Run(graph, self._plan, self._ledger)
+        if self._judge is not None:
+            self._judge.attend(self._plan)
+            self.record.tasks.reason_of = self._judge.reason
+
+    def _make_judge(self) -> Judge | None:
+        cache = self._options.cache
+        if cache is None:
+            return None
+        from flowpar.judge import Judge  # noqa: PLC0415 - runs without a cache do not load it
+
+        seed_of = None if self._options.seed is None else self._seed
+        return Judge(cache, self._graph, seed_of=seed_of, is_nested=self._nested)
 
     def _scheduler_name(self) -> str:
         # A task that computes has a CPU already: what it computes runs there.
@@ -149,7 +174,8 @@ class Scheduler:
         status = "interrupted"
         try:
             self._loop()
-            self._load_targets()
+            while not self._load_targets():
+                self._loop()
             status = "failed" if self._plan.errors else "done"
         except KeyboardInterrupt as interrupt:
             self._final = interrupt
@@ -175,27 +201,59 @@ class Scheduler:
             self._deliver(self.deliver)
         while plan.is_active:
             plan.wake(self._clock())
+            if self._judge is not None:
+                self._decide(self._judge)
             self._fill()
-            if plan.is_stuck:
+            if plan.is_stuck and not (self._judge is not None and self._judge.unpark()):
                 raise self._stuck()
-            self._hear()
+            if plan.is_active:
+                self._hear()
             if self._watched:
                 self._tick()
-            if plan.errors and self._options.on_error == "raise":
+            if self._stops:
                 break
+
+    def _decide(self, judge: Judge) -> None:
+        """Have all judged that is ready, and expand what is known to be expanded."""
+        judge.judge()
+        while judge.expansions:
+            index, returned = judge.expansions.pop()
+            size = len(self._graph)
+            try:
+                self._plan.expand(index, self._graph.grow([returned])[0])
+            except Exception:  # noqa: BLE001 - what was kept may not fit any more: it is made anew
+                self._graph.shrink(size)
+                judge.doubt(index)
+            judge.judge()
+        self._pass_on()
 
     def _fill(self) -> None:
         # Inline last: it keeps this thread busy, so the others should be at work by then.
         for name in sorted(self._plan.lanes(), key="inline".__eq__):
             lane = self._lanes.get(name) or self._open_lane(name)
             while len(lane.flights) < lane.slots:
-                share = self._plan.n_ready(name) // (2 * lane.slots)
-                indices = self._plan.take(name, max(1, share) if lane.slots > 1 else 1 << 30)
+                indices = self._take(lane)
                 if not indices:
                     break
                 self._send(lane, indices)
                 if name == "inline":
                     return  # what it finished may be wanted elsewhere
+
+    def _take(self, lane: Lane) -> list[int]:
+        """Return a batch for a lane that has room; empty if there is nothing to do in it now."""
+        while True:
+            share = self._plan.n_ready(lane.name) // (2 * lane.slots)
+            indices = self._plan.take(lane.name, max(1, share) if lane.slots > 1 else 1 << 30)
+            if self._judge is not None and indices:
+                indices = self._clear(self._judge, indices)
+                if not indices:
+                    continue
+            return indices
+
+    def _clear(self, judge: Judge, indices: list[int]) -> list[int]:
+        """Return those of a batch that no other process is computing."""
+        aside = judge.held_up(indices)
+        return self._plan.postpone(indices, aside, self._clock() + AGAIN) if aside else indices
 
     def _hear(self) -> None:
         """Wait for an outcome, then take in all that have come."""
@@ -220,6 +278,8 @@ class Scheduler:
             limits.append(min(max(0.0, retry - self._clock()), 86_400.0))
         if self._watched:
             limits.append(TICK)
+        if self._judge is not None and (due := self._judge.tend()) is not None:
+            limits.append(due)
         if not self._plan.is_running and self._plan.lanes():
             limits.append(0.0)
         return min(limits, default=None)
@@ -296,14 +356,17 @@ class Scheduler:
         batch.stop_on_error = self._options.on_error == "raise"
         if self._options.seed is not None:
             batch.seeds = {index: self._seed(index) for index in indices}
+        if self._judge is not None:
+            batch.keeper = self._judge.keeper(indices)
         return batch
 
     def _load(self, inputs: dict[int, object]) -> None:
         """Load inputs that came as pickles, once for all who take them in this process."""
         for index, value in inputs.items():
-            if type(value) is Packed:
+            if type(value) in SEALED:
                 try:
-                    inputs[index] = self._plan.values[index] = value.load()
+                    loaded = value.load()  # type: ignore[attr-defined]
+                    inputs[index] = self._plan.values[index] = loaded
                 except (Exception, SystemExit):  # noqa: BLE001, S112 - the worker will say so
                     continue
 
@@ -318,6 +381,10 @@ class Scheduler:
             self._take_report(flight, outcome)
         else:
             self._take_error(flight, outcome)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Tell who listens what has ended."""
         if self._plan.ended:
             self._tell_task_ends()
         if self.deliver is not None:
@@ -328,6 +395,8 @@ class Scheduler:
         self._ledger.write(flight.indices, report, flight.lane.pool.name)
         for index, failure in report.failed.items():
             self._explain(failure.error, index, flight.lane, report.worker)
+        if self._judge is not None:
+            self._judge.record(flight.indices, report)
         for index in plan.finish(flight.indices, report, self._clock()):
             self._expand(index, report.expanded[index], flight.lane)
         if flight.lane.name == "processes":
@@ -356,6 +425,8 @@ class Scheduler:
         place = (flight.lane.pool.name, name)
         self._ledger.write_lost(guilty, place, flight.begun, self._clock())
         self._explain(error, guilty, flight.lane, name)
+        if self._judge is not None:
+            self._judge.release(guilty)
         self._plan.fail(guilty, error, self._clock())
 
     def _may_stay_here(self, state: FunctionState, error: NotPicklable) -> bool:
@@ -385,6 +456,8 @@ class Scheduler:
                 returned = returned.load()
             source = returned if isinstance(returned, Task) else gather(returned)
             self._plan.expand(index, self._graph.grow([source])[0])
+            if self._judge is not None:
+                self._judge.record_expansion(index, source)
         except InternalError:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - what came may hold anything
@@ -396,17 +469,33 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------ telling
 
-    def _load_targets(self) -> None:
-        """Load the values that were asked for; one that cannot be is a failure of its task."""
+    def _load_targets(self) -> bool:
+        """Load the values that were asked for; one that cannot be is a failure of its task.
+
+        Returns
+        -------
+        bool
+            False: a value that the cache had is damaged, and its task has to run.
+        """
         for index in set(self._graph.targets):
             self._load_target(index)
+        return not self._plan.is_active or self._stops
+
+    @property
+    def _stops(self) -> bool:
+        return bool(self._plan.errors) and self._options.on_error == "raise"
 
     def _load_target(self, index: int) -> bool:
         value = self._plan.values.get(index)
-        if type(value) is not Packed:
+        if type(value) not in SEALED:
             return index in self._plan.values
         try:
-            self._plan.values[index] = value.load()
+            self._plan.values[index] = value.load()  # type: ignore[union-attr]
+        except ObjectDamaged:
+            if self._judge is not None:
+                self._judge.forget(index)
+                self._plan.recall(index)
+            return False
         except (Exception, SystemExit) as error:  # noqa: BLE001 - loading runs the user's code
             failure = TaskError(
                 "the result arrived, and cannot be loaded: "
@@ -426,7 +515,8 @@ class Scheduler:
             if self._load_target(index):
                 deliver(self._plan.values[index])
         for index in set(ended):
-            self._plan.drop_target(index)
+            if self._plan.status[index] != WAITING:  # else its value is to be made again
+                self._plan.drop_target(index)
 
     def _explain(self, error: BaseException, index: int, lane: Lane, worker_name: str) -> None:
         """Add what is known of the task to what it raised."""
@@ -480,6 +570,8 @@ class Scheduler:
 
     def _end(self, status: str) -> None:
         """Stop what still runs, and close the record."""
+        if self._judge is not None:
+            self._judge.close()
         for lane in self._lanes.values():
             tickets = [ticket for ticket in lane.flights.values() if ticket is not None]
             _cancel(lane.pool, tickets)

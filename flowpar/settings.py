@@ -30,6 +30,8 @@ class Options:
     """One of `SCHEDULERS`, or a pool: anything with ``apply_async``, or an ``Executor``."""
     workers: int | None = None
     """Processes, and threads, that run tasks; None: as many as CPUs may be used."""
+    cache: Any = None
+    """Where results are kept: the path of a directory, a `Cache`, True for ``.flowpar`` here."""
     progress: bool | None = None
     """None: a bar if the run lasts over a second and a person is watching."""
     on_error: str = "raise"
@@ -104,7 +106,17 @@ def _from_environment() -> dict[str, Any]:
     if workers := os.environ.get("FLOWPAR_WORKERS"):
         number = int(workers) if workers.strip().isdecimal() else workers
         found["workers"] = check_count("FLOWPAR_WORKERS", number, least=1)
+    if path := os.environ.get("FLOWPAR_CACHE"):
+        found["cache"] = _check_cache("FLOWPAR_CACHE", path)
     return found
+
+
+def _check_cache(name: str, value: object) -> object:
+    if value is None or value is False:
+        return None
+    from flowpar.caching.cache import cache_of  # noqa: PLC0415 - runs without one do not load it
+
+    return cache_of(name, value)
 
 
 def _check_scheduler(name: str, value: object) -> object:
@@ -155,6 +167,7 @@ def _check_start_method(name: str, value: object) -> str:
 
 _CHECKS: Final = {
     "scheduler": _check_scheduler,
+    "cache": _check_cache,
     "workers": _check_workers,
     "progress": _check_progress,
     "on_error": _check_on_error,

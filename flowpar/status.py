@@ -32,6 +32,10 @@ MOVES: Final = frozenset(
         (WAITING, DONE),  # its delayed value was computed
         (READY, RUNNING),
         (READY, CACHED),
+        (READY, WAITING),  # what it needs is known and not there
+        (CACHED, WAITING),  # its value is not there, and a task that runs needs it
+        (CACHED, FAILED),
+        (WAITING, CACHED),  # the delayed value that it is known to return was
         (RUNNING, DONE),
         (RUNNING, FAILED),
         (RUNNING, READY),
@@ -74,6 +78,7 @@ class FunctionState:
     """Whether its tasks hold a resource while they run; they then run alone."""
     total: int = 0
     done: int = 0
+    cached: int = 0
     failed: int = 0
     skipped: int = 0
     timing: Timing = field(default_factory=Timing)
@@ -83,6 +88,7 @@ class FunctionState:
         return Counts(
             total=self.total,
             done=self.done,
+            cached=self.cached,
             failed=self.failed,
             skipped=self.skipped,
             running=running,

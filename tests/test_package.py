@@ -19,10 +19,12 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 NAMES = [
     "ArgumentError",
+    "Cache",
     "Cancelled",
     "CycleError",
     "Delayed",
     "DelayedFunction",
+    "File",
     "FlowparError",
     "FlowparWarning",
     "GraphError",
@@ -42,9 +44,11 @@ NAMES = [
     "map",
     "options",
     "reduce",
+    "register_digest",
     "run",
     "starmap",
     "submit",
+    "untracked",
     "visualize",
 ]
 FUNCTIONS = [name for name in NAMES if name[0].islower()]

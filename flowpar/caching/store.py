@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import pickle
 import shutil
@@ -47,18 +48,21 @@ USED_SECONDS: Final = 3600.0
 _CHUNK: Final = 500
 
 _TRACES: Final = (
-    "select key, value, object, size, seconds, created, function, name, place, parts from trace"
+    "select key, value, object, size, seconds, created, function, name, place, parts, files, kind "
+    "from trace"
 )
 
 _SCHEMA: Final = """
 create table if not exists trace (
     key blob primary key, value blob, object blob, size integer, seconds real, created real,
-    function blob, name text, place text, parts blob, run integer) without rowid;
+    function blob, name text, place text, parts blob, files blob, kind text, run integer
+) without rowid;
 create index if not exists trace_name on trace (name, created);
 create table if not exists object (digest blob primary key, size integer, used real, data blob);
 create table if not exists function (digest blob primary key, components blob) without rowid;
 create table if not exists run (
     id integer primary key, started real, seconds real, status text, program text, counts text);
+create table if not exists file (path text primary key, facts blob, digest blob) without rowid;
 create table if not exists event (at real, text text);
 """
 
@@ -85,6 +89,10 @@ class Trace:
     """The key of the task in its graph, such as ``load[3]``."""
     parts: tuple[tuple[str, bytes, str], ...]
     """Of each argument its name, its digest, and what a person is shown of it."""
+    files: tuple[tuple[str, bytes], ...] = ()
+    """The files that the value names, each with the digest of its content."""
+    kind: str = "value"
+    """Or "expansion": the object is a delayed value, which was returned in place of one."""
 
 
 class Store:
@@ -116,6 +124,7 @@ class Store:
         self._claimed: set[bytes] = set()
         self._to_free: list[bytes] = []
         self._locks = -1
+        self._version: object = None
         self._last_commit = time.monotonic()
         with self._guarded():
             self._open()
@@ -239,6 +248,17 @@ class Store:
                 return bytes(row[0])
         return None
 
+    def is_changed(self) -> bool:
+        """Return whether another process has written since this was asked last."""
+        with self._guarded():
+            if self._db is not None and not self.why_not:
+                old, self._version = (
+                    self._version,
+                    self._db.execute("pragma data_version").fetchone(),
+                )
+                return old != self._version
+        return False
+
     def components(self, function: bytes) -> tuple[Any, ...]:
         """Return what a function was made of, as `put_function` was given it."""
         with self._guarded():
@@ -251,14 +271,14 @@ class Store:
                 return tuple(pickle.loads(row[0]))  # noqa: S301 - ours, as the objects are
         return ()
 
-    def earlier(self, name: str, *, limit: int = 200) -> list[Trace]:
+    def earlier(self, name: str, *, before: float | None = None, limit: int = 200) -> list[Trace]:
         """Return the newest traces of functions of this name, newest first."""
         with self._guarded():
             if self._db is None or self.why_not:
                 return []
             rows = self._db.execute(
-                f"{_TRACES} where name = ? order by created desc limit ?",
-                (name, limit),
+                f"{_TRACES} where name = ? and created < ? order by created desc limit ?",
+                (name, math.inf if before is None else before, limit),
             )
             return [_trace(row) for row in rows]
         return []  # type: ignore[unreachable]  # the guard swallows errors of the index
@@ -325,18 +345,31 @@ class Store:
                     trace.name,
                     trace.place,
                     pickle.dumps(trace.parts, 4),
+                    pickle.dumps(trace.files, 4),
+                    trace.kind,
                     None,
                 )
             )
         db.executemany("insert or replace into object values (?, ?, ?, ?)", objects)
         db.executemany(
-            "insert or replace into trace values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", traces
+            "insert or replace into trace values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", traces
         )
         used, self._used = self._used, set()
         db.executemany(
             "update object set used = ? where digest = ? and used < ?",
             [(now, digest, now - USED_SECONDS) for digest in used],
         )
+
+    def tend(self) -> float | None:
+        """Commit what has waited long enough; return in how many seconds the rest is due."""
+        with self._lock:
+            if not self._waiting:
+                return None
+            left = self._last_commit + COMMIT_SECONDS - time.monotonic()
+        if left <= 0:
+            self.commit()
+            return None
+        return left
 
     def forget_object(self, digest: bytes) -> None:
         """Take an object away that is not what was written."""
@@ -345,6 +378,20 @@ class Store:
             path_of(self.objects, digest).unlink(missing_ok=True)
             if self._db is not None and self.is_usable:
                 self._db.execute("delete from object where digest = ?", (digest,))
+
+    def file_facts(self) -> list[tuple[str, tuple[int, ...], bytes]]:
+        """Return what is remembered of files: path, what the system said of it, digest."""
+        rows = self.query("select path, facts, digest from file")
+        return [(path, pickle.loads(facts), digest) for path, facts, digest in rows]  # noqa: S301
+
+    def put_file_facts(self, rows: Iterable[tuple[str, tuple[int, ...], bytes]]) -> None:
+        """Remember what the system says of files, and their digests."""
+        with self._guarded():
+            if self._db is not None and self.is_usable:
+                self._db.executemany(
+                    "insert or replace into file values (?, ?, ?)",
+                    [(path, pickle.dumps(facts, 4), digest) for path, facts, digest in rows],
+                )
 
     # ------------------------------------------------------------------------------- claims
 
@@ -447,7 +494,8 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _trace(row: Sequence[Any]) -> Trace:
-    columns: list[Any] = [*row[:-1], pickle.loads(row[-1])]  # noqa: S301 - ours, as the objects are
+    columns = list(row)
+    columns[-3:-1] = map(pickle.loads, columns[-3:-1])  # noqa: S301 - ours, as the objects are
     return Trace(*columns)
 
 

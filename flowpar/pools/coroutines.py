@@ -166,6 +166,9 @@ async def execute_coroutine(batch: Batch) -> Report:
     report = Report({}, {}, {}, [], time.perf_counter(), [], {}, worker_name())
     values = Values(batch.inputs)
     load_inputs(batch, values, report)
+    if report.damaged:
+        report.unstarted.append(index)
+        return report
     if not report.failed:
         try:
             taken, named = _taken(batch.calls[0], values)
@@ -177,9 +180,19 @@ async def execute_coroutine(batch: Batch) -> Report:
         except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
             report.failed[index] = Failure(tame(error))
         else:
-            (report.expanded if holds_task(value) else report.values)[index] = value
+            _take(value, index, batch, report)
     report.ends.append(time.perf_counter())
     return report
+
+
+def _take(value: object, index: int, batch: Batch, report: Report) -> None:
+    if holds_task(value):
+        report.expanded[index] = value
+        return
+    report.values[index] = value
+    if batch.keeper is not None and index in batch.keeper.digests:
+        seconds = time.perf_counter() - report.start
+        report.kept[index] = batch.keeper.keep(index, value, seconds)
 
 
 def _taken(call: Call, values: Mapping[int, object]) -> tuple[list[Any], dict[str, Any]]:

@@ -81,6 +81,7 @@ class Packer:
             batch.wanted,
             batch.stop_on_error,
             batch.seeds,
+            batch.keeper,
         )
         return Parcel(tuple(packed.values()), dump(body))
 
@@ -137,11 +138,20 @@ class Shelf:
         BaseException
             Whatever the loading of a function or an argument raises.
         """
-        inline, keys, calls, inputs, wanted, stop_on_error, seeds = pickle.loads(body)  # noqa: S301 - made by the parent
+        inline, keys, calls, inputs, wanted, *rest = pickle.loads(body)  # noqa: S301 - made by the parent
         functions: dict[int, Callable[..., object]] = dict(inline)
         for number, key in keys.items():
             functions[number] = self._load(key)
-        return Batch(calls, functions, inputs, wanted, stop_on_error=stop_on_error, seeds=seeds)
+        stop_on_error, seeds, keeper = rest
+        return Batch(
+            calls,
+            functions,
+            inputs,
+            wanted,
+            stop_on_error=stop_on_error,
+            seeds=seeds,
+            keeper=keeper,
+        )
 
     def _load(self, key: int) -> Callable[..., object]:
         function = self._loaded.get(key)

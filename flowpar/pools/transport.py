@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from flowpar.caching.keeping import Keeper, Kept
+from flowpar.caching.keeping import Keeper, Kept, Small
 from flowpar.caching.objects import Stored
 from flowpar.errors import NotPicklable
 from flowpar.pickling import dump, dumps
@@ -103,7 +103,7 @@ class Packed:
         return pickle.loads(self.data)  # noqa: S301 - made by our own worker
 
 
-SEALED: Final = frozenset({Packed, Stored})
+SEALED: Final = frozenset({Packed, Small, Stored})
 """What stands for a value until somebody loads it."""
 
 
@@ -135,7 +135,7 @@ def pack(value: object) -> object:
     Exception
         Whatever the value's own pickling raises.
     """
-    if type(value) in PLAIN or type(value) is Stored:
+    if type(value) in PLAIN or type(value) in SEALED:
         return value
     return Packed(dump(value))
 
@@ -283,6 +283,10 @@ def dump_report(report: Report) -> bytes:
     values: dict[int, object] = {}
     failed: dict[int, object] = {}
     expanded: dict[int, object] = {}
+    for index, kept in report.kept.items():
+        if kept.stored is not None and index in report.values:
+            # What lies in a file travels as its name, and is not pickled again.
+            report.values[index] = kept.stored
     for source, target in ((report.values, values), (report.expanded, expanded)):
         for index, value in source.items():
             try:

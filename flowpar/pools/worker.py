@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, MutableSequence
 from typing import Any
 
-from flowpar.caching.keeping import kept_by
+from flowpar.caching.keeping import Keeping
 from flowpar.caching.objects import ObjectDamaged
 from flowpar.errors import TaskError, TaskTimeout
 from flowpar.pools.failures import text_of
@@ -63,7 +63,7 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
     CPython 3.11.
     """
     functions, wanted, seeds = batch.functions, batch.wanted, batch.seeds
-    keeper = batch.keeper
+    keeping = None if batch.keeper is None else Keeping(batch.keeper)
     values = Values(batch.inputs)
     report = Report({}, {}, {}, [], 0.0, [], {}, worker_name())
     results, ends, cpu_seconds = report.values, report.ends, report.cpu_seconds
@@ -88,10 +88,12 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
                     taken, kwargs = fill(args, kwargs, values)  # noqa: PLW2901
                 if seeds is not None:
                     _seed(seeds[index])
+                if keeping is not None:
+                    keeping.begin()
                 value = functions[number](*taken, **kwargs) if kwargs else functions[number](*taken)
-                if keeper is not None and not (may_expand and _holds_task(value)):
+                if keeping is not None and not (may_expand and _holds_task(value)):
                     # At once: the next call of the batch may write to it.
-                    report.kept[index] = kept_by(keeper, index, value, last)
+                    keeping.keep(index, value, last, (*taken, *(kwargs or {}).values()))
             except BaseException as error:
                 if type(error) is NotComputed:
                     if index not in report.failed:
@@ -123,6 +125,9 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
                 results[index] = value
     finally:
         _inside.depth -= 1
+        if keeping is not None:
+            keeping.close()
+            report.kept = keeping.kept
     if report.unstarted or report.failed:
         _keep_for_later(batch, values, report)
     return report
