@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from flowpar.many import map as map
     from flowpar.many import reduce as reduce
     from flowpar.many import starmap as starmap
+    from flowpar.memo import cached as cached
+    from flowpar.preview import explain as explain
+    from flowpar.preview import plan as plan
     from flowpar.record import Run as Run
     from flowpar.running import compute as compute
     from flowpar.running import run as run
@@ -74,10 +77,13 @@ _HOMES = {
     "TaskTimeout": "errors",
     "WorkerDied": "errors",
     "as_completed": "background",
+    "cached": "memo",
     "compute": "running",
     "delayed": "dsl",
+    "explain": "preview",
     "map": "many",
     "options": "settings",
+    "plan": "preview",
     "reduce": "many",
     "register_digest": "caching.digest",
     "run": "running",

@@ -10,17 +10,15 @@ nothing after it runs::
 
 from __future__ import annotations
 
-import contextlib
 import random
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Final
 
 from flowpar.caching.cache import Cache
-from flowpar.caching.code import short_text
+from flowpar.caching.code import Code, short_text
 from flowpar.caching.digest import NotDigestible, hashed
 from flowpar.caching.files import File, FileMissing, facts_learned, is_unchanged, learn_facts
 from flowpar.caching.keeping import Keeper, Kept, Small, digester, keep_expansion
@@ -34,11 +32,12 @@ from flowpar.caching.reasons import (
     difference,
     in_words,
     nearest,
+    undeclared_text,
 )
 from flowpar.caching.store import Trace
 from flowpar.errors import FlowparWarning
 from flowpar.graph import Graph
-from flowpar.plan import Plan
+from flowpar.planner import Plan
 from flowpar.pools.transport import Report
 from flowpar.status import CACHED, READY
 from flowpar.task import ALL_REFS, LITERAL, Function, Ref, Task, Template, value
@@ -79,6 +78,8 @@ class Judge:
         Gives the seed of a task; None: the run has none.
     is_nested
         Whether a task waits for this run: it then waits for nobody.
+    is_quiet
+        Whether nobody is warned of anything: nothing runs, it is only asked.
 
     Attributes
     ----------
@@ -86,6 +87,8 @@ class Judge:
         Tasks that are known to have returned a delayed value, with it: to be expanded.
     whys
         By index: why a task runs, where that is not what its last trace differs in.
+    missed
+        Tasks that have to run, as far as is known.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Judge:
         *,
         seed_of: Callable[[int], int] | None = None,
         is_nested: bool = False,
+        is_quiet: bool = False,
     ) -> None:
         self.cache = cache
         self.store = cache.store()
@@ -106,6 +110,8 @@ class Judge:
         self._plan: Plan
         self._seed_of = seed_of
         self._is_nested = is_nested
+        self._is_quiet = is_quiet
+        self.missed: set[int] = set()
         self._kinds: dict[int, _Kind] = {}
         self._literals = Literals()
         self._digests: dict[int, bytes | None] = {}
@@ -217,6 +223,7 @@ class Judge:
 
     def _miss(self, index: int) -> None:
         self._plan.reasons.pop(index, None)
+        self.missed.add(index)
         if not self._plan.miss(index):
             return  # it is judged again when what it needs is there
         key = self._claimable(index)
@@ -524,6 +531,43 @@ class Judge:
             NEVER_RAN
         ]
 
+    def accept(self, index: int) -> bool:
+        """Keep the value of a task's last like call; False if more than its code has changed.
+
+        That this was done is noted among the events of the cache.
+        """
+        key, trace = self._keys.get(index), self.nearest(index)
+        code = self._kind(index).maker.code
+        if key is None or trace is None or code is None or not self._kind(index).is_pure:
+            return False
+        parts = self.shown_parts(index)
+        same = [part[:2] for part in parts] == [part[:2] for part in trace.parts]
+        if not same or trace.function == code.digest:
+            return False
+        self.store.put_function(code.digest, code.components)
+        self.store.put(
+            replace(trace, key=key, function=code.digest, parts=parts, created=time.time()), None
+        )
+        text = f"accepted: {self._graph.key(index)} has the value that its former code gave"
+        self.store.execute("insert into event values (?, ?)", (time.time(), text))
+        return True
+
+    def trace_of(self, index: int) -> Trace | None:
+        """Return the trace of a task that is known."""
+        while index in self._plan.became:
+            index = self._plan.became[index]
+        return self._traces.get(index)
+
+    def reason_of(self, trace: Trace) -> str:
+        """Return why the call that left a trace ran."""
+        earlier = self.store.earlier(trace.name, before=trace.created)
+        last = nearest(trace.parts, trace.function, trace.place, earlier)
+        if last is None:
+            return NEVER_RAN
+        code = Code(trace.function, self.store.components(trace.function))
+        found = difference(trace.parts, code, last, self.store.components)
+        return in_words(found) or NEVER_RAN
+
     def nearest(self, index: int) -> Trace | None:
         """Return the last trace that was like a task; not of one that another task has now."""
         function = self._graph.tasks[index]._function
@@ -592,16 +636,10 @@ class Judge:
 
     def _say_opened(self, index: int, path: str) -> None:
         name = self._graph.tasks[index]._function.name
-        with contextlib.suppress(ValueError):
-            path = str(Path(path).relative_to(Path.cwd()))
-        self._say(
-            f"{name} opened",
-            f"{name} read {path}, which is not among its arguments: when that file changes, what "
-            f"was kept is used all the same. Give it flowpar.File({path!r}) as an argument",
-        )
+        self._say(f"{name} opened", undeclared_text(name, path))
 
     def _say(self, about: str, text: str) -> None:
-        if about not in self._told:
+        if about not in self._told and not self._is_quiet:
             self._told.add(about)
             warnings.warn(text, FlowparWarning, stacklevel=2)
 

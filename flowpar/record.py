@@ -13,7 +13,7 @@ from flowpar.caching.objects import Stored
 from flowpar.errors import FlowparError, RunFailed
 from flowpar.events import Counts, TaskRecord
 from flowpar.graph import Graph
-from flowpar.plan import Plan
+from flowpar.planner import Plan
 from flowpar.pools.failures import text_of
 from flowpar.pools.transport import SEALED, Packed, Report
 from flowpar.pools.worker import fill

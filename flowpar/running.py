@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from flowpar.arguments import gather, search
 from flowpar.graph import Graph, values_needed
@@ -84,18 +84,29 @@ def run(*targets: Any, **options: Any) -> Run:
 
 def scheduler_for(targets: Sequence[Any], options: Options) -> Scheduler:
     """Return what will run the targets; those within containers are targets of their own."""
-    shapes = tuple(
-        search(target, f"target {number}") if len(targets) > 1 else search(target, "the target")
-        for number, target in enumerate(targets)
-    )
-    graph = Graph(values_needed(shapes))
+    graph, shapes = graph_of(targets)
     scheduler = scheduler_of(graph, options)
     scheduler.record.shapes = graph.with_refs(shapes)
     return scheduler
 
 
+def graph_of(targets: Sequence[Any]) -> tuple[Graph, tuple[object, ...]]:
+    """Return the graph of some targets, and the targets with all within them taken apart."""
+    shapes = tuple(
+        search(target, f"target {number}") if len(targets) > 1 else search(target, "the target")
+        for number, target in enumerate(targets)
+    )
+    return Graph(values_needed(shapes)), shapes
+
+
+instead_of_running: list[Callable[[Graph, Options], NoReturn]] = []
+"""What is done in place of a run, if anything: a script is asked what it would run."""
+
+
 def scheduler_of(graph: Graph, options: Options) -> Scheduler:
     """Return what will run a graph, with a bar if it is wanted."""
+    if instead_of_running:
+        instead_of_running[-1](graph, options)
     nested = worker.is_inside_task() or worker.IN_PROCESS
     progress = None if nested else Progress.wanted(options.progress)
     return Scheduler(graph, options, observers=[progress] if progress else [])

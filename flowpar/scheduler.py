@@ -35,7 +35,7 @@ from flowpar.events import Observers, Progressed, RunEnded, RunStarted, TaskEnde
 from flowpar.graph import Graph
 from flowpar.notes import describe
 from flowpar.placement import TINY, TINY_AFTER, Placement
-from flowpar.plan import Plan
+from flowpar.planner import Plan
 from flowpar.pools import shared, worker
 from flowpar.pools.failures import text_of
 from flowpar.pools.serial import SerialPool
@@ -371,8 +371,7 @@ class Scheduler:
                     continue
 
     def _seed(self, index: int) -> int:
-        text = f"{self._options.seed}:{self._graph.key(index)}"
-        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+        return seed_of(self._options.seed or 0, self._graph.key(index))
 
     # ------------------------------------------------------------------------------ hearing
 
@@ -600,6 +599,12 @@ class Scheduler:
         self.record.error = error
         attach_run(error, self.record)
         raise error
+
+
+def seed_of(seed: int, key: str) -> int:
+    """Return the seed of a task in a run that has one."""
+    text = f"{seed}:{key}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def attach_run(error: BaseException, run: Run) -> None:

@@ -39,10 +39,13 @@ NAMES = [
     "TaskTimeout",
     "WorkerDied",
     "as_completed",
+    "cached",
     "compute",
     "delayed",
+    "explain",
     "map",
     "options",
+    "plan",
     "reduce",
     "register_digest",
     "run",
@@ -154,7 +157,7 @@ def test_a_serial_run_loads_nothing_slow():
 
 def test_a_worker_loads_only_what_it_needs():
     new = loaded("import flowpar.pools.worker")
-    assert not new & {"flowpar.scheduler", "flowpar.plan", "flowpar.dsl", "networkx", "numpy"}
+    assert not new & {"flowpar.scheduler", "flowpar.planner", "flowpar.dsl", "networkx", "numpy"}
 
 
 @pytest.mark.parametrize(

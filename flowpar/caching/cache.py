@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,101 @@ class Cache:
     def __repr__(self) -> str:
         return f"Cache({str(self.path)!r})"
 
+    def info(self) -> dict[str, Any]:
+        """Return how much there is, and what happened lately.
+
+        Returns
+        -------
+        dict
+            With ``path``, ``results``, ``objects``, ``bytes`` and ``events``, newest first.
+        """
+        store = self.store()
+        results, objects, size = store.sizes()
+        rows = store.query("select at, text from event order by at desc limit 20")
+        return {
+            "path": str(self.path),
+            "results": results,
+            "objects": objects,
+            "bytes": size,
+            "events": [f"{_when(at)} {text}" for at, text in rows],
+        }
+
+    def ls(self) -> list[dict[str, Any]]:
+        """Return what is kept of each function, that which was made last first.
+
+        Returns
+        -------
+        list of dict
+            With ``function``, ``results``, ``bytes``, ``seconds`` (the mean of a call) and
+            ``last``.
+        """
+        rows = self.store().query(
+            "select name, count(*), sum(size), avg(seconds), max(created) from trace "
+            "group by name order by max(created) desc"
+        )
+        names = ("function", "results", "bytes", "seconds")
+        return [{**dict(zip(names, row, strict=False)), "last": _when(row[4])} for row in rows]
+
+    def verify(self) -> dict[str, str]:
+        """Read every object in full, and forget those that are damaged.
+
+        Returns
+        -------
+        dict
+            By name of a damaged object, what is wrong with it; what needs it will run again.
+        """
+        store = self.store()
+        found = dict(store.verify())
+        for name in found:
+            store.forget_object(bytes.fromhex(name))
+        return found
+
+    def prune(self, *, max_bytes: float | None = None, max_age: float | None = None) -> int:
+        """Delete objects, those not used for longest first; what needs one will run again.
+
+        Parameters
+        ----------
+        max_bytes
+            How large all may be together; None: that of this cache.
+        max_age
+            Seconds since the last use; None: that of this cache.
+
+        Returns
+        -------
+        int
+            Bytes that were freed.
+        """
+        size_limit = self.max_bytes if max_bytes is None else check_number("max_bytes", max_bytes)
+        age_limit = self.max_age if max_age is None else check_number("max_age", max_age)
+        store = self.store()
+        left, now, freed = store.sizes()[2], time.time(), 0
+        gone = []
+        for digest, size, used in store.objects_by_use():
+            too_many = size_limit is not None and left > size_limit
+            too_old = age_limit is not None and now - used > age_limit
+            if not (too_many or too_old):
+                break
+            gone.append(digest)
+            left -= size
+            freed += size
+        store.drop_objects(gone)
+        return freed
+
+    def clear(self, function: str | None = None) -> None:
+        """Forget everything, or all that functions of one name returned."""
+        store = self.store()
+        if function is None:
+            store.clear()
+        else:
+            store.delete_traces(name=function)
+
     def store(self) -> Store:
         """Return the store of the directory, which all caches of this process there share."""
         return store_at(self.path)
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def cache_of(name: str, value: Any) -> Cache | None:

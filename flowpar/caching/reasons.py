@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Final
 
 from flowpar.caching.code import Code, Component
@@ -80,6 +82,16 @@ def in_words(found: Sequence[str]) -> str:
     """Return differences as one line."""
     more = f"; and {len(found) - _MOST} more" if len(found) > _MOST else ""
     return "; ".join(found[:_MOST]) + more
+
+
+def undeclared_text(name: str, path: str) -> str:
+    """Return what people are told of a file that a function read and nobody declared."""
+    with contextlib.suppress(ValueError):
+        path = str(Path(path).relative_to(Path.cwd()))
+    return (
+        f"{name} read {path}, which is not among its arguments: when that file changes, what was "
+        f"kept is used all the same. Give it flowpar.File({path!r}) as an argument"
+    )
 
 
 def _argument_difference(name: str, old: str, new: str) -> str:

@@ -18,7 +18,7 @@ from support.fakes import report
 import flowpar
 from flowpar import delayed
 from flowpar.graph import Graph
-from flowpar.plan import Plan
+from flowpar.planner import Plan
 from flowpar.pools import shared
 
 LANE = {"lane_of": lambda function: "x"}

@@ -12,7 +12,7 @@ from support.wrong_plans import WRONG
 
 import flowpar
 from flowpar.graph import Graph
-from flowpar.plan import Plan
+from flowpar.planner import Plan
 from flowpar.scheduler import Scheduler
 from flowpar.settings import resolve
 from flowpar.status import Status

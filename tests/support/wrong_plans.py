@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowpar.plan import Plan
+from flowpar.planner import Plan
 from flowpar.status import READY, WAITING, Status
 
 

@@ -11,7 +11,7 @@ from support.fakes import report
 from flowpar import CycleError, InternalError, OptionError, WorkerDied, delayed
 from flowpar.errors import NotPicklable
 from flowpar.graph import Graph
-from flowpar.plan import Plan
+from flowpar.planner import Plan
 from flowpar.status import MOVES, Status
 
 
@@ -440,7 +440,7 @@ def test_a_task_that_gives_itself_is_stuck_and_not_lost():
 
 
 def test_giving_delayed_values_without_end_is_refused(monkeypatch):
-    monkeypatch.setattr("flowpar.plan.DEEPEST_EXPANSION", 10)
+    monkeypatch.setattr("flowpar.planner.DEEPEST_EXPANSION", 10)
     plan = plan_of(task("a"))
     with pytest.raises(CycleError, match="never to end"):
         for _ in range(12):

@@ -1,0 +1,330 @@
+"""The command line: what a pipeline would do, why, and the house-keeping of a cache."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from flowpar import running
+from flowpar.caching.cache import Cache
+from flowpar.errors import FlowparError, FlowparWarning
+from flowpar.graph import Graph
+from flowpar.preview import Look, accept_in, preview
+from flowpar.running import graph_of
+from flowpar.settings import Options, options, resolve
+
+DONE: Final = 0
+FAILED: Final = 1
+WRONG_USAGE: Final = 2
+INTERRUPTED: Final = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code.
+
+    Parameters
+    ----------
+    arguments
+        As after ``flowpar`` on the command line; None: those of this process.
+
+    Returns
+    -------
+    int
+        0: done; 1: a task failed, or something damaged was found; 2: wrong usage;
+        130: interrupted.
+    """
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    try:
+        with _short_warnings():
+            found: int = given.do(given)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # of a pager that was left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except WrongUsage as error:
+        print(f"flowpar: {error}", file=sys.stderr)
+        return WRONG_USAGE
+    except FlowparError as error:
+        print(f"flowpar: {error}", file=sys.stderr)
+        return FAILED
+    return found
+
+
+class WrongUsage(FlowparError):
+    """The command line asks for what is not there."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flowpar", description="Ask what a pipeline would do and why; look after its cache."
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_script(commands, "run", _run, "run a script, or compute one of its delayed values")
+    _add_script(commands, "plan", _plan, "what would run, and what is up to date")
+    why = _add_script(commands, "why", _why, "why a task would run, or ran when it ran last")
+    why.add_argument("key", nargs="?", help="of a task, such as resize[3], or of a function")
+    accept = _add_script(
+        commands, "accept", _accept, "keep values whose code changed without consequence"
+    )
+    accept.add_argument("--function", help="only of the functions of this name")
+    cache = commands.add_parser("cache", help="look into a cache, and clean it up")
+    _add_cache(cache)
+    return parser
+
+
+def _add_script(
+    commands: Any, name: str, do: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(do=do)
+    parser.add_argument(
+        "script",
+        help="a Python file; with :NAME, the delayed value of that name in it, otherwise the first "
+        "that it computes",
+    )
+    parser.add_argument("--cache", help="directory; the script's own, or .flowpar, if not given")
+    if name != "run":
+        parser.add_argument("--json", action="store_true", help="print data instead of text")
+    return parser
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    texts: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
+        "info": (_info, "how much there is, and what ran lately"),
+        "ls": (_ls, "what is kept of which function"),
+        "verify": (_verify, "read everything, and forget what is damaged"),
+        "prune": (_prune, "forget what was not used for longest"),
+        "clear": (_clear, "forget everything, or all of one function"),
+    }
+    for name, (do, text) in texts.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(do=do)
+        command.add_argument("directory", nargs="?", default=".flowpar")
+        command.add_argument("--json", action="store_true", help="print data instead of text")
+        if name == "prune":
+            command.add_argument("--max-size", type=_size, help="such as 500M or 20G")
+            command.add_argument("--max-age", type=_age, help="such as 12h or 30d")
+        if name == "clear":
+            command.add_argument("--function", help="the name of one")
+
+
+# ------------------------------------------------------------------------------------ scripts
+
+
+class _Asked(BaseException):
+    """A script has come to its first run: what was asked for is known."""
+
+    def __init__(self, graph: Graph, options_of_run: Options) -> None:
+        super().__init__()
+        self.graph = graph
+        self.options = options_of_run
+
+
+def _ask(graph: Graph, options_of_run: Options) -> NoReturn:
+    raise _Asked(graph, options_of_run)
+
+
+def _asked_of(given: argparse.Namespace) -> tuple[Graph, Options]:
+    """Return the graph that a script would compute first, or that of one of its names."""
+    path, name = _split(given.script)
+    own = {"cache": given.cache} if given.cache else {}
+    running.instead_of_running.append(_ask)
+    try:
+        names = _execute(path, "__main__" if name is None else Path(path).stem)
+    except _Asked as asked:
+        if name is not None:
+            raise WrongUsage(
+                f"{path} computes before it has come to its end, so its name {name!r} cannot be "
+                'asked for: put what it computes under if __name__ == "__main__":'
+            ) from None
+        cache = resolve(own).cache if own else asked.options.cache
+        return asked.graph, replace(asked.options, cache=cache)
+    finally:
+        running.instead_of_running.pop()
+    if name is None:
+        raise WrongUsage(f"{path} computes nothing: name a delayed value, as in {path}:NAME")
+    if name not in names:
+        raise WrongUsage(f"{path} has no {name!r}")
+    return graph_of([names[name]])[0], resolve(own)
+
+
+def _split(script: str) -> tuple[str, str | None]:
+    path, colon, name = script.rpartition(":")
+    if not colon or not path or Path(script).exists():
+        path, name = script, ""
+    if not Path(path).is_file():
+        raise WrongUsage(f"there is no file {path}")
+    return path, name or None
+
+
+def _execute(path: str, name: str) -> dict[str, Any]:
+    """Run a script as Python would, and return its names."""
+    module = types.ModuleType(name)
+    module.__file__ = path
+    module.__builtins__ = __builtins__  # type: ignore[attr-defined]
+    sys.modules[name] = module
+    sys.argv = [path]
+    sys.path.insert(0, str(Path(path).resolve().parent))
+    code = compile(Path(path).read_bytes(), path, "exec", dont_inherit=True)
+    exec(code, module.__dict__)  # noqa: S102 - that is what was asked for
+    return module.__dict__
+
+
+def _run(given: argparse.Namespace) -> int:
+    path, name = _split(given.script)
+    with options(**{"cache": given.cache} if given.cache else {}):
+        names = _execute(path, "__main__" if name is None else Path(path).stem)
+        if name is None:
+            return DONE
+        if name not in names:
+            raise WrongUsage(f"{path} has no {name!r}")
+        done = running.run(names[name])
+    print(done.summary())
+    return DONE
+
+
+def _plan(given: argparse.Namespace) -> int:
+    found = preview(*_asked_of(given))
+    _show(given, found.to_dict(), str(found))
+    return DONE
+
+
+def _why(given: argparse.Namespace) -> int:
+    look = Look(*_asked_of(given))
+    explanations = [look.explain(index) for index in _chosen(look, given.key)]
+    plain = [each.to_dict() for each in explanations]
+    _show(given, plain, "\n".join(map(str, explanations)))
+    return DONE
+
+
+def _chosen(look: Look, key: str | None) -> list[int]:
+    """Return the tasks that are asked about: the targets, or those of a key or a function."""
+    graph = look.graph
+    if key is None:
+        return list(dict.fromkeys(graph.targets))
+    keys = [graph.key(index) for index in range(len(graph))]
+    found = [index for index, each in enumerate(keys) if each == key]
+    found = found or [i for i, task in enumerate(graph.tasks) if task._function.name == key]
+    if not found:
+        some = ", ".join(keys[:10])
+        raise WrongUsage(f"there is no task {key!r}: there are {some}{', …' if keys[10:] else ''}")
+    return found
+
+
+def _accept(given: argparse.Namespace) -> int:
+    keys = accept_in(*_asked_of(given), given.function)
+    _show(given, keys, "\n".join(f"accepted {key}" for key in keys) or "nothing to accept")
+    return DONE
+
+
+# -------------------------------------------------------------------------------------- cache
+
+
+def _cache(given: argparse.Namespace) -> Cache:
+    if not Path(given.directory, "FORMAT").exists():
+        raise WrongUsage(f"there is no cache in {given.directory}")
+    return Cache(given.directory)
+
+
+def _info(given: argparse.Namespace) -> int:
+    info = _cache(given).info()
+    lines = [
+        (
+            f"{info['path']}: {info['results']:,} results in {info['objects']:,} objects, "
+            f"{_readable(info['bytes'])}"
+        ),
+        *(f"  {event}" for event in info["events"]),
+    ]
+    _show(given, info, "\n".join(lines))
+    return DONE
+
+
+def _ls(given: argparse.Namespace) -> int:
+    rows = _cache(given).ls()
+    lines = [f"{'function':<30} {'results':>8} {'size':>9} {'mean s':>9}  last made"]
+    lines += [
+        f"{row['function'][:30]:<30} {row['results']:>8,} {_readable(row['bytes']):>9} "
+        f"{row['seconds']:>9.3g}  {row['last']}"
+        for row in rows
+    ]
+    _show(given, rows, "\n".join(lines))
+    return DONE
+
+
+def _verify(given: argparse.Namespace) -> int:
+    damaged = _cache(given).verify()
+    lines = [f"damaged, and forgotten: {name}: {why}" for name, why in damaged.items()]
+    _show(given, damaged, "\n".join(lines) or "all is whole")
+    return FAILED if damaged else DONE
+
+
+def _prune(given: argparse.Namespace) -> int:
+    if given.max_size is None and given.max_age is None:
+        raise WrongUsage("prune needs --max-size, --max-age or both")
+    freed = _cache(given).prune(max_bytes=given.max_size, max_age=given.max_age)
+    _show(given, {"bytes": freed}, f"freed {_readable(freed)}")
+    return DONE
+
+
+def _clear(given: argparse.Namespace) -> int:
+    _cache(given).clear(given.function)
+    _show(given, {}, "cleared")
+    return DONE
+
+
+def _show(given: argparse.Namespace, plain: object, text: str) -> None:
+    print(json.dumps(plain, indent=1) if given.json else text)
+
+
+def _readable(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:  # noqa: PLR2004
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.3g} TB"
+
+
+def _unit(text: str, units: dict[str, float], example: str) -> float:
+    number, unit = text[:-1], text[-1:].lower()
+    if unit.isdigit():
+        number, unit = text, ""
+    try:
+        return float(number) * units[unit]
+    except (ValueError, KeyError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like {example}") from None
+
+
+def _size(text: str) -> float:
+    return _unit(text, {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}, "500M or 20G")
+
+
+def _age(text: str) -> float:
+    return _unit(text, {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}, "12h or 30d")
+
+
+@contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Show our warnings as one line, without the line of ours that gave them."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *more: Any) -> None:
+            if issubclass(category, FlowparWarning):
+                print(f"flowpar: {message}", file=sys.stderr)
+            else:
+                shown(message, category, *more)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield

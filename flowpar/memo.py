@@ -1,0 +1,396 @@
+"""Plain functions that remember what they returned: the cache without a graph."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+
+from flowpar.caching.cache import Cache, cache_of
+from flowpar.caching.code import short_text
+from flowpar.caching.digest import NotDigestible
+from flowpar.caching.files import FileMissing, is_unchanged
+from flowpar.caching.keeping import Keeper, Keeping, Kept, Small, digester
+from flowpar.caching.keys import KeyMaker, Part
+from flowpar.caching.objects import ObjectDamaged
+from flowpar.caching.reasons import undeclared_text
+from flowpar.caching.store import Store, Trace
+from flowpar.errors import FlowparError, FlowparWarning, OptionError
+from flowpar.policy import DEFAULT_POLICY, Policy, policy_from
+from flowpar.settings import resolve
+from flowpar.task import Function
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_POLICY = ("version", "expires", "ignore", "deps")
+
+
+@overload
+def cached(func: Callable[P, R], /, **options: Any) -> CachedFunction[P, R]: ...
+@overload
+def cached(func: None = None, /, **options: Any) -> _Decorator: ...
+def cached(func: Any = None, /, *, cache: Any = None, **policy: Any) -> Any:
+    """Make a function remember what it returned, on disk, until its code or arguments change.
+
+    Parameters
+    ----------
+    func
+        A function, method or coroutine function.
+    cache
+        As the option of `compute`; None: that of `options` or ``FLOWPAR_CACHE``, else
+        ``.flowpar`` here.
+    **policy
+        ``version``, ``expires``, ``ignore`` and ``deps``, as for `delayed`.
+
+    Returns
+    -------
+    CachedFunction
+        Called as the function is. Two callers of one key at once, in threads or processes, compute
+        it once. Failures are not remembered.
+
+    Raises
+    ------
+    OptionError
+        If an option does not exist, or has a value that it cannot have.
+
+    Examples
+    --------
+    >>> import flowpar, tempfile
+    >>> @flowpar.cached(cache=tempfile.mkdtemp())
+    ... def area(width, height=2):
+    ...     print("computing")
+    ...     return width * height
+    >>> area(3)
+    computing
+    6
+    >>> area(3, height=2), area.check_call_in_cache(3)
+    (6, True)
+    """
+    for name in policy:
+        if name not in _POLICY:
+            raise OptionError(f"{name!r} is no option of cached: there are {', '.join(_POLICY)}")
+    where = None if cache is None else cache_of("cache", cache)
+    checked = policy_from(DEFAULT_POLICY, policy)
+    if func is None:
+        return _Decorator(where, checked)
+    return _Decorator(where, checked)(func)
+
+
+class _Decorator:
+    """What ``@cached(...)`` gives; kept apart so that types come out right."""
+
+    def __init__(self, cache: Cache | None, policy: Policy) -> None:
+        self._cache = cache
+        self._policy = policy
+
+    def __call__(self, func: Callable[P, R], /) -> CachedFunction[P, R]:
+        if isinstance(func, (staticmethod, classmethod)):
+            raise OptionError("put @cached below @staticmethod and @classmethod, not above")
+        if not callable(func):
+            raise OptionError(f"cached takes a function, and not {func!r}")
+        function = Function(func, self._policy)
+        kind = CachedCoroutine if function.is_coroutine else CachedFunction
+        return kind(function, self._cache)
+
+
+@dataclass(frozen=True)
+class Shelved:
+    """A value that stays on disk until it is asked for.
+
+    Examples
+    --------
+    >>> import flowpar, tempfile
+    >>> double = flowpar.cached(lambda x: 2 * x, cache=tempfile.mkdtemp())
+    >>> double.call_and_shelve(4).get()
+    8
+    """
+
+    store: Store
+    trace: Trace
+
+    def get(self) -> Any:
+        """Return the value.
+
+        Raises
+        ------
+        FlowparError
+            If it is not kept any more.
+        """
+        try:
+            return _load(self.store, self.trace)
+        except (ObjectDamaged, LookupError) as error:
+            raise FlowparError(
+                f"the value of {self.trace.name} is not kept any more: call it again"
+            ) from error
+
+    def clear(self) -> None:
+        """Forget the value."""
+        self.store.commit()
+        self.store.execute("delete from trace where key = ?", (self.trace.key,))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _shelved, (self.store.path, self.trace)
+
+
+def _shelved(path: Any, trace: Trace) -> Shelved:
+    return Shelved(Cache(path).store(), trace)
+
+
+class CachedFunction(Generic[P, R]):
+    """A function that remembers what it returned; made by `cached`.
+
+    Examples
+    --------
+    >>> import flowpar, tempfile
+    >>> double = flowpar.cached(lambda x: 2 * x, cache=tempfile.mkdtemp())
+    >>> double(4), double.check_call_in_cache(4), double.check_call_in_cache(5)
+    (8, True, False)
+    """
+
+    def __init__(
+        self, function: Function, cache: Cache | None, instance: tuple[object, ...] = ()
+    ) -> None:
+        self._function = function
+        self._cache = cache
+        self._instance = instance
+        self._maker: tuple[object, KeyMaker] | None = None
+        self._has_warned = False
+        functools.update_wrapper(self, function.call, updated=())
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return what the function returned for these arguments, or returns now."""
+        return cast("R", self._called((*self._instance, *args), kwargs))
+
+    def _called(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        call = self._look_up(args, kwargs)
+        if call is None:
+            return self._function.call(*args, **kwargs)
+        if call.find():
+            return call.loaded
+        call.claim()
+        try:
+            return call.loaded if call.find() else call.compute(args, kwargs)
+        finally:
+            call.free()
+
+    def __get__(self, instance: object, owner: type | None = None) -> CachedFunction[P, R]:
+        if instance is None:
+            return self
+        return type(self)(self._function, self._cache, (instance,))
+
+    def __repr__(self) -> str:
+        return f"<cached {self._function.name}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self._function, self._cache, self._instance)
+
+    def check_call_in_cache(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Return whether a call with these arguments would compute nothing."""
+        call = self._look_up((*self._instance, *args), kwargs)
+        return call is not None and call.is_known()
+
+    def call(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Compute anew, whatever is kept, and keep that."""
+        args = (*self._instance, *args)  # type: ignore[assignment]
+        call = self._look_up(args, kwargs)
+        if call is None:
+            return cast("R", self._function.call(*args, **kwargs))
+        return cast("R", call.compute(args, kwargs))
+
+    def call_and_shelve(self, /, *args: P.args, **kwargs: P.kwargs) -> Shelved:
+        """Return a reference to what the function returns, which stays on disk.
+
+        Raises
+        ------
+        FlowparError
+            If the value cannot be kept.
+        """
+        args = (*self._instance, *args)  # type: ignore[assignment]
+        call = self._look_up(args, kwargs)
+        if call is not None and not call.is_known():
+            call.compute(args, kwargs)
+            call.store.commit()
+        if call is None or call.trace is None:
+            raise FlowparError(f"what {self._function.name} returns cannot be kept")
+        return Shelved(call.store, call.trace)
+
+    def clear(self) -> None:
+        """Forget all that this function, as its code is now, has returned."""
+        store, maker = self._store(), self._key_maker()
+        if maker.code is not None:
+            store.commit()
+            store.execute("delete from trace where function = ?", (maker.code.digest,))
+
+    def _store(self) -> Store:
+        cache = self._cache or resolve({}).cache or Cache()
+        return cast("Cache", cache).store()
+
+    def _key_maker(self) -> KeyMaker:
+        digester().new_epoch()
+        policy, call = self._function.policy, self._function.call
+        code = digester().code(call, policy.deps)
+        if self._maker is None or self._maker[0] is not code:
+            maker = KeyMaker(call, version=policy.version, ignore=policy.ignore, deps=policy.deps)
+            self._maker = code, maker
+        return self._maker[1]
+
+    def _look_up(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Call | None:
+        """Return a call with its key; None if it has none."""
+        try:
+            maker = self._key_maker()
+            values = digester().values
+            digests = [values.digest(each, f"argument {at}") for at, each in enumerate(args)]
+            digests += [values.digest(kwargs[name], f"argument {name}") for name in kwargs]
+            parts = maker.parts(digests, tuple(kwargs))
+        except FileMissing:
+            return None  # the function itself will say so
+        except NotDigestible as error:
+            self.warn(f"it cannot be kept, and always runs: {error}")
+            return None
+        return _Call(self, self._store(), maker, parts)
+
+    def warn(self, text: str) -> None:
+        """Say once what is wrong with keeping what this function returns."""
+        if not self._has_warned:
+            self._has_warned = True
+            warnings.warn(f"{self._function.name}: {text}", FlowparWarning, stacklevel=4)
+
+
+class CachedCoroutine(CachedFunction[P, R]):
+    """A coroutine function that remembers what it returned; made by `cached`."""
+
+    async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Return what the function returned for these arguments, or returns now."""
+        args = (*self._instance, *args)
+        call = self._look_up(args, kwargs)
+        if call is None:
+            coroutine: Any = self._function.call(*args, **kwargs)
+            return await coroutine
+        if call.find():
+            return call.loaded
+        # To wait for a key may take long: not in the thread of the loop.
+        await asyncio.get_running_loop().run_in_executor(None, call.claim)
+        try:
+            return call.loaded if call.find() else await call.await_and_keep(args, kwargs)
+        finally:
+            call.free()
+
+
+class _Call:
+    """One call of a cached function."""
+
+    def __init__(
+        self,
+        function: CachedFunction[Any, Any],
+        store: Store,
+        maker: KeyMaker,
+        parts: list[Part],
+    ) -> None:
+        self.store = store
+        self.trace: Trace | None = None
+        self.loaded: Any = None
+        self._owner = function
+        self._function = function._function
+        self._maker = maker
+        self._parts = parts
+        self._key = maker.key(parts)
+        self._is_claimed = False
+
+    def is_known(self) -> bool:
+        """Return whether a value is kept, and still good."""
+        trace = self.store.lookup([self._key]).get(self._key)
+        if trace is None or trace.object is None:
+            return False
+        expires = self._function.policy.expires
+        if expires is not None and not 0 <= time.time() - trace.created <= expires:
+            return False
+        if not all(is_unchanged(path, digest) for path, digest in trace.files):
+            return False
+        self.trace = trace
+        return self.store.fetch(trace.object, trace.size) is not None
+
+    def find(self) -> bool:
+        """Load the value that is kept; return whether there is one."""
+        if not self.is_known() or self.trace is None:
+            return False
+        try:
+            self.loaded = _load(self.store, self.trace)
+        except LookupError:
+            return False
+        except ObjectDamaged:
+            self.store.forget_object(self.trace.object or b"")
+            return False
+        return True
+
+    def compute(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Call the function, and keep what it returns."""
+        keeping = Keeping(self._keeper())
+        try:
+            begin = time.perf_counter()
+            value = self._function.call(*args, **kwargs)
+            keeping.keep(0, value, begin, (*args, *kwargs.values()))
+        finally:
+            keeping.close()
+        self._put(keeping.kept[0], args, kwargs)
+        return value
+
+    async def await_and_keep(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Call the function, await it, and keep what it returns."""
+        begin = time.perf_counter()
+        coroutine: Any = self._function.call(*args, **kwargs)
+        value = await coroutine
+        self._put(self._keeper().keep(0, value, time.perf_counter() - begin), args, kwargs)
+        return value
+
+    def _keeper(self) -> Keeper:
+        return Keeper(str(self.store.objects.absolute()), frozenset({0}), frozenset({0}))
+
+    def claim(self) -> None:
+        """Wait until nobody else computes this key."""
+        self._is_claimed = self.store.claim(self._key, wait=True)
+
+    def free(self) -> None:
+        """Let others have the key."""
+        if self._is_claimed:
+            self.store.commit()
+            self.store.free(self._key)
+
+    def _put(self, kept: Kept, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if kept.is_broken:
+            self.store.give_up(kept.trouble)
+        elif kept.trouble:
+            self._owner.warn(f"what it returned cannot be kept: {kept.trouble}")
+        for path in kept.opened:
+            self._owner.warn(undeclared_text(self._function.name, path))
+        code, name = self._maker.code, self._function.name
+        if code is None or kept.digest is None:
+            return
+        self.store.put_function(code.digest, code.components)
+        texts = [short_text(each).encode() for each in (*args, *kwargs.values())]
+        shown = dict(self._maker.parts(texts, tuple(kwargs)))
+        self.trace = Trace(
+            key=self._key,
+            value=kept.digest,
+            object=kept.object_digest,
+            size=kept.size,
+            seconds=kept.seconds,
+            created=time.time(),
+            function=code.digest,
+            name=name,
+            place=name,
+            parts=tuple((name, digest, shown[name].decode()) for name, digest in self._parts),
+            files=kept.files,
+        )
+        self.store.put(self.trace, kept.data)
+
+
+def _load(store: Store, trace: Trace) -> Any:
+    found = store.fetch(trace.object, trace.size) if trace.object is not None else None
+    if found is None:
+        raise LookupError(trace.name)
+    return Small(found, trace.object or b"").load() if isinstance(found, bytes) else found.load()
