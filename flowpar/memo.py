@@ -42,7 +42,7 @@ def cached(func: Any = None, /, *, cache: Any = None, **policy: Any) -> Any:
     func
         A function, method or coroutine function.
     cache
-        As the option of `compute`; None: that of `options` or ``FLOWPAR_CACHE``, else
+        As the option of `compute`; None: that of `options` or of the environment, else
         ``.flowpar`` here.
     **policy
         ``version``, ``expires``, ``ignore`` and ``deps``, as for `delayed`.

@@ -16,6 +16,7 @@ import warnings
 
 import pytest
 
+from flowpar.caching import store
 from flowpar.pools import shared
 
 # A process of multiprocessing's that lives as long as this one, once a pool has been spawned.
@@ -80,6 +81,7 @@ def _nothing_left():
     names = set(os.listdir("/dev/shm"))
     yield
     shared.close_all()
+    store.close_all()
     gc.collect()  # pools of multiprocessing's close their pipes then
     assert wait_until(lambda: children() <= before), f"left running: {children() - before}"
     assert wait_until(lambda: len(open_files()) <= len(files)), (

@@ -531,7 +531,6 @@ FUNCTION_ROWS = rows_of(
         },
         then(called="f", value=9),
         then(value=9),
-        where=BOTH,
     ),
     row(
         "A37-helper",
@@ -604,6 +603,28 @@ FUNCTION_ROWS = rows_of(
 @pytest.mark.parametrize(("row", "scheduler"), FUNCTION_ROWS)
 def test_functions(row, scheduler, tmp_path):
     check(row, scheduler, tmp_path)
+
+
+@pytest.mark.xfail(reason="a worker imports what is on the disk, and keeps it as of the old code")
+def test_what_a_worker_made_of_a_file_edited_since_is_not_kept_as_of_the_old_code(tmp_path):
+    """Row A37, where a process that starts later sees other code than the one that asks it."""
+    source = """
+        from lib import f
+        import pathlib
+        import sys
+        f(1).compute(cache="cache", scheduler="sync")
+        path = pathlib.Path("lib.py")
+        text = path.read_text()
+        if sys.argv[1] == "processes":
+            path.write_text(text.replace("x * 2", "x * 3"))
+        print(f(3).compute(cache="cache", scheduler=sys.argv[1]))
+        path.write_text(text)
+    """
+    project = Project(tmp_path, {"lib.py": F})
+    project.write("main.py", textwrap.dedent(source))
+    project.run("processes")
+    out, _ = project.run("sync")
+    assert out == "6"
 
 
 def test_another_python_finds_what_this_one_kept(tmp_path):
@@ -940,7 +961,7 @@ OTHER_ROWS = rows_of(
     row(
         "B36-declared",
         with_data(READS, "flowpar.File('data.txt')"),
-        then(),
+        then(value=4),
         then(lambda project: project.write("data.txt", "a b c"), called="f", value=6),
         first=("f", 4),
         where=BOTH,
@@ -1037,7 +1058,9 @@ GRAPH_ROWS = rows_of(
     row(
         "C5", G_F, then(("value.n * 3", "value.n * 4"), called="loads f", value=8), first=("g f", 6)
     ),
-    row("C6", RANDOM, then(), then(("* 2", "* 3"), called="f", value=96), first=("g f", 64)),
+    row(
+        "C6", RANDOM, then(value=64), then(("* 2", "* 3"), called="f", value=96), first=("g f", 64)
+    ),
     row(
         "C7",
         RANDOM,
