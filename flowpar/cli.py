@@ -271,9 +271,10 @@ def _verify(given: argparse.Namespace) -> int:
 
 
 def _prune(given: argparse.Namespace) -> int:
+    cache = _cache(given)
     if given.max_size is None and given.max_age is None:
         raise WrongUsage("prune needs --max-size, --max-age or both")
-    freed = _cache(given).prune(max_bytes=given.max_size, max_age=given.max_age)
+    freed = cache.prune(max_bytes=given.max_size, max_age=given.max_age)
     _show(given, {"bytes": freed}, f"freed {_readable(freed)}")
     return DONE
 

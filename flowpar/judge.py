@@ -506,6 +506,8 @@ class Judge:
             self._free(key)
         self.store.put_file_facts(facts_learned())
         self.store.commit()
+        if self.cache.max_bytes is not None or self.cache.max_age is not None:
+            self.cache.prune()
 
     # -------------------------------------------------------------------------------- texts
 
@@ -593,10 +595,10 @@ class Judge:
             texts = [self._text(each) for each in (*args, *(kwargs or {}).values())]
         names = tuple(kwargs or ())
         maker = self._kind(index).maker
-        shown = dict(maker.parts([text.encode() for text in texts], names))
+        shown = maker.texts(texts, names)
         parts = [
-            (name, digest, shown[name].decode(errors="replace"))
-            for name, digest in self.parts[index]
+            (name, digest, text)
+            for (name, digest), text in zip(self.parts[index], shown, strict=True)
         ]
         parts += self._parts_inside(args, kwargs)
         policy = self._graph.tasks[index]._function.policy

@@ -371,8 +371,8 @@ class _Call:
         if code is None or kept.digest is None:
             return
         self.store.put_function(code.digest, code.components)
-        texts = [short_text(each).encode() for each in (*args, *kwargs.values())]
-        shown = dict(self._maker.parts(texts, tuple(kwargs)))
+        texts = [short_text(each) for each in (*args, *kwargs.values())]
+        shown = self._maker.texts(texts, tuple(kwargs))
         self.trace = Trace(
             key=self._key,
             value=kept.digest,
@@ -383,7 +383,7 @@ class _Call:
             function=code.digest,
             name=name,
             place=name,
-            parts=tuple((name, digest, shown[name].decode()) for name, digest in self._parts),
+            parts=tuple((*part, text) for part, text in zip(self._parts, shown, strict=True)),
             files=kept.files,
         )
         self.store.put(self.trace, kept.data)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from flowpar.caching.code import Code
+from flowpar.caching.code import Code, short_text
 from flowpar.caching.digest import NotDigestible, hashed
 from flowpar.caching.keeping import digester
 from flowpar.errors import OptionError
@@ -34,6 +34,7 @@ class Layout:
     order: tuple[tuple[str, int], ...]
     """Name, and place among the digests of the positional and then the keyword arguments."""
     defaults: tuple[Part, ...]
+    default_texts: tuple[str, ...]
 
 
 class KeyMaker:
@@ -109,11 +110,19 @@ class KeyMaker:
         names
             Of the keyword arguments.
         """
-        shape = (len(digests), names)
-        layout = self._layouts.get(shape)
-        if layout is None:
-            layout = self._layouts[shape] = self._layout(len(digests) - len(names), names)
+        layout = self._layout_of(len(digests), names)
         return [*((name, digests[at]) for name, at in layout.order), *layout.defaults]
+
+    def texts(self, texts: Sequence[str], names: tuple[str, ...]) -> list[str]:
+        """Return what people are shown of each part, in the order of `parts`."""
+        layout = self._layout_of(len(texts), names)
+        return [*(texts[at] for _, at in layout.order), *layout.default_texts]
+
+    def _layout_of(self, count: int, names: tuple[str, ...]) -> Layout:
+        layout = self._layouts.get((count, names))
+        if layout is None:
+            layout = self._layouts[count, names] = self._layout(count - len(names), names)
+        return layout
 
     def _layout(self, count: int, names: tuple[str, ...]) -> Layout:
         order = [(self._positional(at), at) for at in range(count)]
@@ -121,9 +130,11 @@ class KeyMaker:
         rank = {parameter.name: at for at, parameter in enumerate(self._parameters or ())}
         order.sort(key=lambda found: rank.get(found[0], len(rank)))
         given = {name for name, _ in order}
+        defaults = tuple(self._defaults(given))
         return Layout(
             tuple((name, at) for name, at in order if name.split("[")[0] not in self._ignore),
-            tuple(self._defaults(given)),
+            tuple((name, digest) for name, digest, _ in defaults),
+            tuple(text for _, _, text in defaults),
         )
 
     def _positional(self, at: int) -> str:
@@ -136,15 +147,16 @@ class KeyMaker:
             number -= 1
         return f"[{at}]"
 
-    def _defaults(self, given: set[str]) -> Iterable[Part]:
+    def _defaults(self, given: set[str]) -> Iterator[tuple[str, bytes, str]]:
         for parameter in self._parameters or ():
             if parameter.name in given or parameter.name in self._ignore:
                 continue
             if parameter.default is not parameter.empty:
                 try:
-                    yield parameter.name, digester().values.digest(parameter.default)
+                    digest = digester().values.digest(parameter.default)
                 except NotDigestible:  # it counts as part of the code
                     continue
+                yield parameter.name, digest, short_text(parameter.default)
 
 
 class Literals:

@@ -101,6 +101,10 @@ _PUT_OBJECT: Final = (
 _PUT_TRACE: Final = "insert or replace into trace values ({})".format(",".join("?" * len(_TYPES)))  # noqa: S608 - constants
 
 
+_TROUBLES: Final = (sqlite3.Error, OSError, MemoryError, UnicodeDecodeError)
+"""What a directory can do to us; the last is Python's on SQLite's telling of a damaged name."""
+
+
 class CacheRefused(FlowparError):
     """A directory must not be used as a cache."""
 
@@ -234,7 +238,7 @@ class Store:
         path = self.path / "index.sqlite"
         try:
             self._db = _connect(path)
-        except sqlite3.DatabaseError as error:
+        except _TROUBLES as error:
             if not _is_damage(error):
                 raise
             self._move_aside(error)
@@ -258,7 +262,7 @@ class Store:
         with self._lock:
             try:
                 yield
-            except (sqlite3.Error, OSError) as error:
+            except _TROUBLES as error:
                 self._recover(error)
 
     @contextlib.contextmanager
@@ -279,7 +283,7 @@ class Store:
             self._is_renewed = True  # if that does not help, nothing will
             try:
                 self._renew(error)
-            except (sqlite3.Error, OSError) as another:
+            except _TROUBLES as another:
                 error = another
             else:
                 self._free_all()
@@ -816,8 +820,8 @@ def _connection(name: str, *, uri: bool = False) -> sqlite3.Connection:
 def _probe(db: sqlite3.Connection) -> None:
     """Raise if these are not the tables that we know."""
     try:
-        db.execute(f"{_TRACES} limit 1").fetchall()
-        db.execute("select digest, size, used, data from object limit 1").fetchall()
+        db.execute(f"{_TRACES} limit 0")
+        db.execute("select digest, size, used, data from object limit 0")
     except sqlite3.OperationalError as error:
         if str(error).startswith("no such"):
             raise sqlite3.DatabaseError(str(error)) from error
@@ -829,7 +833,7 @@ def _is_damage(error: Exception) -> bool:
 
     Python 3.10 keeps SQLite's codes to itself, and has subclasses for all others that there are.
     """
-    return type(error) is sqlite3.DatabaseError
+    return type(error) is sqlite3.DatabaseError or isinstance(error, UnicodeDecodeError)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,492 @@
+"""What must be true of any graph that is run again and again with one cache.
+
+A model knows which keys have been computed, and says of each run which functions it calls.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import shutil
+import tempfile
+import threading
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import flowpar
+from flowpar import delayed
+
+relaxed = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60
+)
+
+KINDS = ("flat", "flat", "list", "dict", "keyword", "pair", "operator", "after")
+WAYS = ("plain", "plain", "plain", "dynamic", "deep", "coroutine", "fails")
+POLICIES = ("kept", "kept", "kept", "passing", "impure")
+
+# Calls --------------------------------------------------------------------------------------------
+
+calls: list[str] = []
+lock = threading.Lock()
+
+
+@flowpar.untracked
+def note(name):
+    with lock:
+        calls.append(name)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One call.
+
+    Attributes
+    ----------
+    salt, constant
+        What its code, and its first argument, give to the value.
+    modulus
+        Where it is small, other arguments often give an equal value.
+    """
+
+    needs: tuple[int, ...]
+    kind: str
+    way: str
+    policy: str
+    salt: int
+    constant: int
+    modulus: int
+
+
+@st.composite
+def graphs(draw, most=9, ways=WAYS, kinds=KINDS, policies=POLICIES):
+    nodes = []
+    for number in range(draw(st.integers(1, most))):
+        needs = draw(st.lists(st.integers(0, number - 1), max_size=3)) if number else []
+        kind = draw(st.sampled_from(kinds if needs else ["flat", "list", "pair"]))
+        is_cheap = kind == "operator"
+        nodes.append(
+            Node(
+                needs=tuple(needs),
+                kind=kind,
+                way="plain" if is_cheap else draw(st.sampled_from(ways)),
+                policy="cheap" if is_cheap else draw(st.sampled_from(policies)),
+                salt=draw(st.integers(0, 3)),
+                constant=draw(st.integers(0, 3)),
+                modulus=draw(st.sampled_from([1, 2, 1009])),
+            )
+        )
+    return tuple(nodes)
+
+
+def ints(things):
+    """Return all numbers in some nested things."""
+    if isinstance(things, int):
+        return [things]
+    if isinstance(things, dict):
+        things = [*things, *things.values()]
+    return [n for thing in things if not isinstance(thing, str) for n in ints(thing)]
+
+
+def result(salt, modulus, args, kwargs):
+    return (salt * 7 + sum(n * at for at, n in enumerate(ints([args, kwargs]), 1))) % modulus
+
+
+def inner(name, value):
+    note(f"{name}.inner")
+    return value
+
+
+def leaf(name, value):
+    note(f"{name}.leaf")
+    return value + 1
+
+
+def less(name, value):
+    note(f"{name}.less")
+    return value - 1
+
+
+def make(number, node):
+    """Return a function of its own: what it captures is part of its code."""
+    salt, modulus, way, kind = node.salt, node.modulus, node.way, node.kind
+
+    def run(*args, **kwargs):
+        note(f"t{number}")
+        if way == "fails":
+            raise ValueError(number)
+        value = result(salt, modulus, args, kwargs)
+        if kind == "pair":
+            value = ("first", value)
+        elif way == "dynamic":
+            return delayed(inner)(f"t{number}", value)
+        elif way == "deep":
+            return delayed(less)(f"t{number}", delayed(leaf)(f"t{number}", value))
+        return value
+
+    async def run_async(*args, **kwargs):
+        return run(*args, **kwargs)
+
+    return run_async if way == "coroutine" else run
+
+
+def build(nodes, pool=None):
+    """Return the delayed values of all nodes."""
+    tasks = []
+    for number, node in enumerate(nodes):
+        needs = [tasks[need] for need in node.needs]
+        if node.kind == "operator":
+            tasks.append(needs[0] + (needs[-1] * 2) + node.constant)
+            continue
+        policy = {
+            "cache": False if node.policy == "passing" else None,
+            "pure": node.policy != "impure",
+            "pool": None if node.way == "coroutine" else pool,
+        }
+        call = delayed(make(number, node), name=f"t{number}", **policy)
+        tasks.append(called(call, node, needs))
+    return tasks
+
+
+def called(call, node, needs):
+    constant = node.constant
+    if node.kind == "after":
+        return call.options(after=needs)(constant)
+    if node.kind == "list":
+        return call(constant, [*needs, [1]])
+    if node.kind == "dict":
+        return call(constant, {"k": needs, "t": (1, *needs)})
+    if node.kind == "keyword":
+        return call(constant, k=needs[0])
+    if node.kind == "pair":
+        return call.options(nout=2)(constant, *needs)[1]
+    return call(constant, *needs)
+
+
+# The model ----------------------------------------------------------------------------------------
+
+
+def taken(node):
+    return {"after": (), "keyword": node.needs[:1]}.get(node.kind, node.needs)
+
+
+def waited_for(node):
+    return node.needs[:1] if node.kind == "keyword" else node.needs
+
+
+def value_of(node, values):
+    """Return what a node gives, where it does not fail."""
+    got = [values[need] for need in taken(node)]
+    if node.kind == "operator":
+        return got[0] + got[-1] * 2 + node.constant
+    args, kwargs = (node.constant, *got), {}
+    if node.kind == "list":
+        args = (node.constant, [*got, [1]])
+    elif node.kind == "dict":
+        args = (node.constant, {"k": got, "t": (1, *got)})
+    elif node.kind == "keyword":
+        args, kwargs = (node.constant,), {"k": got[0]}
+    return result(node.salt, node.modulus, args, kwargs)
+
+
+def evaluate(nodes):
+    """Return the values of all nodes; None of those that fail, or need one that does."""
+    values = []
+    for node in nodes:
+        fails = node.way == "fails" or any(values[need] is None for need in waited_for(node))
+        values.append(None if fails else value_of(node, values))
+    return values
+
+
+@dataclass
+class Model:
+    """What a cache knows, as sets of keys made of plain values."""
+
+    known: set = field(default_factory=set)
+
+    def run(self, nodes, targets):
+        """Return the names of the calls that a run makes, and take in what it computes."""
+        return Running(self, nodes, targets).calls
+
+
+class Running:
+    """One run, as the model has it."""
+
+    def __init__(self, model, nodes, targets):
+        self.model = model
+        self.nodes = nodes
+        self.values = evaluate(nodes)
+        self.calls = Counter()
+        self.there = set()
+        self.digests = {}
+        needed = set(targets)
+        for number in reversed(range(len(nodes))):
+            if number in needed:
+                needed.update(waited_for(nodes[number]))
+        for number in sorted(needed):
+            self.judge(number)
+        for number in targets:
+            self.load(number)
+
+    def judge(self, number):
+        node = self.nodes[number]
+        if any(need not in self.digests for need in waited_for(node)):
+            return  # one of them failed
+        key = (
+            number,
+            replace(node, needs=()),
+            tuple(self.digests[need] for need in taken(node)),
+        )
+        if node.policy == "passing":
+            self.digests[number] = ("passed", key)
+            if node.way == "fails":
+                self.maybe = True
+            return
+        if node.policy == "impure" or key not in self.model.known:
+            self.compute(number)
+        if node.way == "fails":
+            return
+        self.model.known.add(key)
+        self.digests[number] = self.values[number]
+
+    def compute(self, number):
+        """Call a function, for which what it takes is loaded, and what it returned expanded."""
+        node = self.nodes[number]
+        for need in taken(node):
+            self.load(need)
+        if number in self.there or any(self.values[need] is None for need in waited_for(node)):
+            return
+        self.there.add(number)
+        if node.policy == "cheap":
+            return
+        name = f"t{number}"
+        self.calls[name] += 1
+        if node.kind == "pair" or node.way == "fails":
+            return
+        if node.way == "dynamic":
+            self.compute_inner(f"{name}.inner", result_of := self.values[number])
+            assert result_of is not None
+        elif node.way == "deep":
+            self.compute_inner(f"{name}.leaf", self.values[number])
+            self.compute_inner(f"{name}.less", self.values[number] + 1)
+
+    def compute_inner(self, name, value):
+        if (name, value) not in self.model.known:
+            self.model.known.add((name, value))
+            self.calls[name] += 1
+
+    def load(self, number):
+        node = self.nodes[number]
+        if number in self.there:
+            return
+        if node.policy in {"passing", "cheap"}:
+            self.compute(number)
+
+
+# Properties ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder():
+    """Make a folder for each example, whatever hypothesis makes of fixtures."""
+    made = []
+
+    def new():
+        made.append(tempfile.mkdtemp())
+        return Path(made[-1]) / "cache"
+
+    yield new
+    for path in made:
+        store = flowpar.Cache(Path(path) / "cache").store()
+        store.close()
+        shutil.rmtree(path)
+
+
+def run_and_catch(targets, **options):
+    del calls[:]
+    try:
+        return flowpar.run(*targets, on_error="continue", **options)
+    except flowpar.RunFailed as error:
+        return error.run
+
+
+def check_values(run, nodes, targets):
+    """Compare the values of the targets, in their order, with those of naive evaluation."""
+    want = evaluate(nodes)
+    plan = run._plan
+    for target, index in zip(targets, run.graph.targets, strict=True):
+        found = run._load(index) if index in plan.values else None
+        assert found == want[target], f"t{target}"
+
+
+@st.composite
+def stories(draw, runs=4, **options):
+    """A graph as it is edited and edited back, and what is asked of it each time."""
+    nodes = draw(graphs(**options))
+    versions = [nodes]
+    for _ in range(draw(st.integers(1, runs - 1))):
+        if draw(st.booleans()):
+            at = draw(st.integers(0, len(nodes) - 1))
+            what = draw(st.sampled_from(["salt", "constant"]))
+            edited = list(versions[-1])
+            edited[at] = replace(edited[at], **{what: draw(st.integers(0, 3))})
+            versions.append(tuple(edited))
+        else:
+            versions.append(draw(st.sampled_from(versions)))
+    numbers = st.sampled_from(range(len(nodes)))
+    return [(each, draw(st.lists(numbers, min_size=1, unique=True))) for each in versions]
+
+
+def is_simple(node):
+    return node.way != "fails"
+
+
+@pytest.mark.parametrize("scheduler", ["sync", "threads"])
+@relaxed
+@given(story=stories(ways=tuple(way for way in WAYS if way != "fails")))
+def test_exactly_what_changed_is_called(scheduler, story, folder):
+    model, cache = Model(), folder()
+    for nodes, targets in story:
+        tasks = build(nodes)
+        run = run_and_catch([tasks[i] for i in targets], cache=cache, scheduler=scheduler)
+        check_values(run, nodes, targets)
+        assert Counter(calls) == model.run(nodes, targets)
+
+
+@pytest.mark.parametrize("scheduler", ["sync", "threads"])
+@relaxed
+@given(story=stories())
+def test_values_are_those_of_naive_evaluation_where_tasks_fail(scheduler, story, folder):
+    cache = folder()
+    for nodes, targets in story:
+        tasks = build(nodes)
+        run = run_and_catch([tasks[i] for i in targets], cache=cache, scheduler=scheduler)
+        check_values(run, nodes, targets)
+        assert max(Counter(calls).values(), default=0) <= 1
+        assert run.counts.running == 0
+        assert {task.status for task in run.tasks} <= {"done", "cached", "failed", "skipped"}
+
+
+@relaxed
+@given(nodes=graphs(policies=("kept",)), data=st.data())
+def test_a_second_run_is_silent(nodes, data, folder):
+    cache = folder()
+    schedulers = [data.draw(st.sampled_from(["sync", "threads"])) for _ in range(2)]
+    failing = {f"t{number}" for number, node in enumerate(nodes) if node.way == "fails"}
+    first = run_and_catch(build(nodes), cache=cache, scheduler=schedulers[0])
+    check_values(first, nodes, range(len(nodes)))
+    tried = failing.intersection(calls)
+    second = run_and_catch(build(nodes), cache=cache, scheduler=schedulers[1])
+    check_values(second, nodes, range(len(nodes)))
+    assert sorted(calls) == sorted(tried)
+    if not tried:
+        assert second.counts.done == 0
+
+
+def lose_some(cache, rng):
+    """Delete some of the values, and leave what is known of them."""
+    store = flowpar.Cache(cache).store()
+    for (digest,) in store.query("select digest from object"):
+        if rng.random() < 0.5:
+            store.execute("delete from object where digest = ?", (digest,))
+    for path in sorted((cache / "objects").glob("*/*")):
+        if rng.random() < 0.5:
+            path.unlink()
+
+
+@pytest.mark.parametrize("scheduler", ["sync", "threads"])
+@relaxed
+@given(story=stories(), seed=st.integers(0, 2**32))
+def test_values_that_got_lost_are_made_again(scheduler, story, seed, folder):
+    cache, rng = folder(), random.Random(seed)
+    for nodes, targets in story:
+        tasks = build(nodes)
+        run = run_and_catch([tasks[i] for i in targets], cache=cache, scheduler=scheduler)
+        check_values(run, nodes, targets)
+        assert max(Counter(calls).values(), default=0) <= 1
+        lose_some(cache, rng)
+
+
+@settings(relaxed, max_examples=25)
+@given(
+    story=stories(ways=("plain", "dynamic", "deep", "coroutine")),
+    seed=st.integers(0, 2**32),
+    data=st.data(),
+)
+def test_processes_and_this_one_share_what_is_kept(story, seed, data, folder):
+    cache, rng = folder(), random.Random(seed)
+    for nodes, targets in story:
+        scheduler = data.draw(st.sampled_from(["processes", "auto", "sync"]))
+        tasks = build(nodes, pool=data.draw(st.sampled_from([None, "processes"])))
+        run = run_and_catch([tasks[i] for i in targets], cache=cache, scheduler=scheduler)
+        check_values(run, nodes, targets)
+        if data.draw(st.booleans()):
+            lose_some(cache, rng)
+    again = run_and_catch([tasks[i] for i in targets], cache=cache, scheduler="sync")
+    check_values(again, nodes, targets)
+    final = run_and_catch([tasks[i] for i in targets], cache=cache, scheduler="processes")
+    check_values(final, nodes, targets)
+    done = {task.key for task in final.tasks if task.status == "done"}
+    if all(node.policy in {"kept", "cheap"} for node in nodes):
+        assert not done
+
+
+@relaxed
+@given(nodes=graphs())
+def test_a_run_with_a_cache_tells_the_same_as_one_without(nodes, folder):
+    cache = folder()
+    plain = run_and_catch(build(nodes), scheduler="sync")
+    kept = run_and_catch(build(nodes), cache=cache, scheduler="sync")
+    assert [(t.key, t.status) for t in plain.tasks] == [(t.key, t.status) for t in kept.tasks]
+    assert sorted(map(repr, plain.errors)) == sorted(map(repr, kept.errors))
+
+
+KEYS = """
+    import flowpar, enum, dataclasses
+    from flowpar import delayed
+
+    class Colour(enum.Enum):
+        RED = 1
+
+    @dataclasses.dataclass
+    class Point:
+        x: float
+        tags: frozenset
+
+    NAMES = {"a", "b", "c", "d"}
+    TABLE = {frozenset("abcd"): 1}
+
+    def helper(x):
+        return [x, NAMES, TABLE, Colour.RED]
+
+    @delayed
+    def f(*args, **kwargs):
+        return helper(args) if "q" in {"q", "r", "s"} else Point(1.0, frozenset("xyz"))
+
+    @delayed
+    def g(x):
+        return len(x)
+
+    if __name__ == "__main__":
+        import sys
+        x = f({"a", "b", "c"}, Colour.RED, [Point(2.0, frozenset("abc"))], k={1: {"u", "v"}})
+        y = g([x, f(helper, Point, y=lambda z: {"l", "m"})])
+        run = flowpar.run(y, cache=sys.argv[1], scheduler=sys.argv[2])
+        rows = flowpar.Cache(sys.argv[1]).store().query("select key, value from trace order by key")
+        print([(key.hex(), value.hex()) for key, value in rows])
+"""
+
+
+def test_keys_do_not_depend_on_the_hash_seed_or_the_process(run_script, tmp_path):
+    told = {}
+    for seed, scheduler in itertools.product("012", ["sync", "processes"]):
+        cache = str(tmp_path / f"{seed}{scheduler}")
+        done = run_script(KEYS, cache, scheduler, PYTHONHASHSEED=seed)
+        assert done.returncode == 0, done.stderr
+        told[seed, scheduler] = done.stdout
+    assert len(set(told.values())) == 1
+    assert "(" in told["0", "sync"]
