@@ -10,6 +10,10 @@ which shows all of this.
 
 A file that is no readable picture stops nothing: it has a grey row on the sheet, an error in the
 table, and is named at the end.
+
+Run it again, and nothing is computed: results are kept in .flowpar/. Change a filter, and only what
+depends on it runs; "flowpar plan examples/photos.py" says beforehand what would, and "flowpar why
+examples/photos.py" why. Change or delete a photograph, or sheet.jpg, and it is made anew.
 """
 
 import argparse
@@ -38,10 +42,10 @@ PHOTOGRAPHS = """astronaut.png brick.png camera.png cell.png chelsea.png clock_m
 
 
 @delayed
-def load(path):
+def load(file):
     """Return a photograph, upright, as an array; or the reason why it cannot be read."""
     try:
-        return np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+        return np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return f"{type(error).__name__}: {error}"
 
@@ -121,7 +125,7 @@ def save_sheet(strip, path):
     missing = -count % columns * (CELL + CAPTION)
     strip = np.pad(strip, ((0, missing), (0, 0), (0, 0)), constant_values=255)
     Image.fromarray(np.hstack(np.split(strip, columns))).save(path, quality=90)
-    return path
+    return flowpar.File(path)  # its content counts: without it, this runs again
 
 
 @delayed
@@ -131,7 +135,7 @@ def save_table(rows, path):
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    return [row["photo"] for row in rows if "error" in row]
+    return flowpar.File(path), [row["photo"] for row in rows if "error" in row]
 
 
 def stack(upper, lower):
@@ -146,7 +150,7 @@ def pipeline(folder, names, out):
     """Build the graph. Nothing is read or computed here: that takes a millisecond or two."""
     contact_rows, figures = [], []
     for name in names:
-        photo = load(folder / name)
+        photo = load(flowpar.File(folder / name))  # its content is the argument, not its name
         image = shrink(photo)
         images = [image, *(function(image) for function in FILTERS)]
         contact_rows.append(contact_row(name, images))
@@ -172,8 +176,8 @@ options.out.mkdir(parents=True, exist_ok=True)
 
 sheet, table = pipeline(folder, names, options.out)
 flowpar.visualize(sheet, table, filename=options.out / "pipeline.svg")
-run = flowpar.run(sheet, table, workers=options.workers, progress=True)
+run = flowpar.run(sheet, table, workers=options.workers, progress=True, cache=".flowpar")
 print(run.summary())  # what ran where, how often and how long
-for name in run.values[1]:
+for name in run.values[1][1]:
     print(f"not a readable picture: {name}")
 print(f"see {options.out}/: sheet.jpg, table.csv, pipeline.svg")
