@@ -42,8 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0: done; 1: a task failed, or something damaged was found; 2: wrong usage;
         130: interrupted.
     """
-    parser = _parser()
-    given = parser.parse_args(arguments)
+    own, of_script = _parted(sys.argv[1:] if arguments is None else list(arguments))
+    given = _parser().parse_args(own)
+    given.of_script = of_script
     try:
         with _short_warnings():
             found: int = given.do(given)
@@ -59,6 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"flowpar: {error}", file=sys.stderr)
         return FAILED
     return found
+
+
+def _parted(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return what is for us, and what comes after ``--`` and is for the script."""
+    if "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
 
 
 class WrongUsage(FlowparError):
@@ -91,7 +100,7 @@ def _add_script(
     parser.add_argument(
         "script",
         help="a Python file; with :NAME, the delayed value of that name in it, otherwise the first "
-        "that it computes",
+        "that it computes. What follows -- are its own arguments",
     )
     parser.add_argument("--cache", help="directory; the script's own, or .flowpar, if not given")
     if name != "run":
@@ -142,7 +151,7 @@ def _asked_of(given: argparse.Namespace) -> tuple[Graph, Options]:
     own = {"cache": given.cache} if given.cache else {}
     running.instead_of_running.append(_ask)
     try:
-        names = _execute(path, "__main__" if name is None else Path(path).stem)
+        names = _execute(path, name, given.of_script)
     except _Asked as asked:
         if name is not None:
             raise WrongUsage(
@@ -169,13 +178,17 @@ def _split(script: str) -> tuple[str, str | None]:
     return path, name or None
 
 
-def _execute(path: str, name: str) -> dict[str, Any]:
-    """Run a script as Python would, and return its names."""
+def _execute(path: str, wanted: str | None, arguments: Sequence[str]) -> dict[str, Any]:
+    """Run a script as Python would, and return its names.
+
+    If one of them is wanted, the script is imported as a module would be.
+    """
+    name = "__main__" if wanted is None else Path(path).stem
     module = types.ModuleType(name)
     module.__file__ = path
     module.__builtins__ = __builtins__  # type: ignore[attr-defined]
     sys.modules[name] = module
-    sys.argv = [path]
+    sys.argv = [path, *arguments]
     sys.path.insert(0, str(Path(path).resolve().parent))
     code = compile(Path(path).read_bytes(), path, "exec", dont_inherit=True)
     exec(code, module.__dict__)  # noqa: S102 - that is what was asked for
@@ -185,7 +198,7 @@ def _execute(path: str, name: str) -> dict[str, Any]:
 def _run(given: argparse.Namespace) -> int:
     path, name = _split(given.script)
     with options(**{"cache": given.cache} if given.cache else {}):
-        names = _execute(path, "__main__" if name is None else Path(path).stem)
+        names = _execute(path, name, given.of_script)
         if name is None:
             return DONE
         if name not in names:

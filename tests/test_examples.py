@@ -93,6 +93,47 @@ def test_photos_of_your_own(tmp_path):
     assert result.stdout.count("not a readable picture") == 3
 
 
+@pytest.mark.slow
+def test_photos_again(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("skimage")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for number in range(3):
+        noise = image.effect_noise((60, 40), 40 + number).convert("RGB")
+        noise.save(folder / f"{number}.png")
+    script = tmp_path / "photos.py"
+    text = PHOTOS.read_text(encoding="utf-8")
+    script.write_text(text, encoding="utf-8")
+
+    def calls():
+        summary = run([script, folder], tmp_path).stdout
+        return dict(re.findall(r"^(\w+) +(?:processes|inline|threads) +(\d+)", summary, re.MULTILINE))
+
+    def flow(*arguments):
+        return run(["-m", "flowpar", *arguments], tmp_path).stdout
+
+    assert calls()["denoise"] == "3"
+    assert calls() == {}
+
+    script.write_text("# a comment\n" + text, encoding="utf-8")
+    assert calls() == {}
+
+    script.write_text(text.replace("weight=0.2", "weight=0.3"), encoding="utf-8")
+    assert "code of denoise changed" in flow("why", "photos.py", "denoise[1]", "--", "mine")
+    assert calls() == {"denoise": "3", "contact_row": "3", "stack": "2", "save_sheet": "1"}
+
+    script.write_text(text, encoding="utf-8")
+    (tmp_path / "photos-out" / "table.csv").write_text("spoilt")
+    assert calls() == {"save_sheet": "1", "save_table": "1"}
+    assert len(table(tmp_path / "photos-out")) == 3
+
+    image.effect_noise((60, 40), 99).convert("RGB").save(folder / "1.png")
+    again = calls()
+    assert again["load"] == again["denoise"] == "1"
+    assert again["stack"] == "2"
+
+
 def test_photos_of_an_empty_folder(tmp_path):
     pytest.importorskip("skimage")
     command = [sys.executable, str(PHOTOS), str(tmp_path)]
