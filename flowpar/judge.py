@@ -23,7 +23,7 @@ from flowpar.caching.digest import NotDigestible, hashed
 from flowpar.caching.files import File, FileMissing, facts_learned, is_unchanged, learn_facts
 from flowpar.caching.keeping import Keeper, Kept, Small, digester, keep_expansion
 from flowpar.caching.keys import KeyMaker, Literals, Part
-from flowpar.caching.objects import Stored
+from flowpar.caching.objects import INLINE_UP_TO, Stored
 from flowpar.caching.reasons import (
     CONTAINER,
     DEPENDENCY,
@@ -118,6 +118,7 @@ class Judge:
         self._keys: dict[int, bytes | None] = {}
         self._traces: dict[int, Trace] = {}
         self._refused: dict[int, Trace] = {}
+        self._small: dict[bytes, bytes] = {}
         self._current: set[bytes] = set()
         self._owners: dict[bytes, int] = {}
         self._parked: dict[bytes, list[int]] = {}
@@ -143,9 +144,23 @@ class Judge:
             indices, plan.unjudged = plan.unjudged, []
             keys = {index: self._key(index) for index in indices}
             found = self.store.lookup([key for key in keys.values() if key is not None])
+            self._small = self._wanted_objects(keys, found)
             for index, key in keys.items():
                 if plan.status[index] == READY:
                     self._decide(index, found.get(key) if key is not None else None)
+
+    def _wanted_objects(
+        self, keys: Mapping[int, bytes | None], found: Mapping[bytes, Trace]
+    ) -> dict[bytes, bytes]:
+        """Return the small objects of tasks whose values are needed, read at one time."""
+        traces = [
+            found[key]
+            for index, key in keys.items()
+            if key is not None and key in found and self._plan.must_have(index)
+        ]
+        return self.store.small(
+            [trace.object for trace in traces if trace.object and trace.size <= INLINE_UP_TO]
+        )
 
     def _decide(self, index: int, trace: Trace | None) -> None:
         kind, plan = self._kind(index), self._plan
@@ -479,7 +494,9 @@ class Judge:
     def _load_from(self, trace: Trace) -> Stored | Small | None:
         if trace.object is None:
             return None
-        found = self.store.fetch(trace.object, trace.size)
+        found: Stored | bytes | None = self._small.get(trace.object)
+        if found is None:
+            found = self.store.fetch(trace.object, trace.size)
         return Small(found, trace.object) if isinstance(found, bytes) else found
 
     def forget(self, index: int) -> None:
@@ -492,6 +509,7 @@ class Judge:
         trace = self._traces.get(source)
         if trace is not None and trace.object is not None:
             self.whys[source] = "its value in the cache was damaged"
+            self._small.pop(trace.object, None)
             self.store.forget_object(trace.object)
 
     # ------------------------------------------------------------------------------- ending

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
@@ -16,7 +19,7 @@ from flowpar.caching.digest import NotDigestible
 from flowpar.caching.files import FileMissing, is_unchanged
 from flowpar.caching.keeping import Keeper, Keeping, Kept, Small, digester
 from flowpar.caching.keys import KeyMaker, Part
-from flowpar.caching.objects import ObjectDamaged
+from flowpar.caching.objects import ObjectDamaged, Stored
 from flowpar.caching.reasons import undeclared_text
 from flowpar.caching.store import Store, Trace
 from flowpar.errors import FlowparError, FlowparWarning, OptionError
@@ -121,12 +124,12 @@ class Shelved:
         FlowparError
             If it is not kept any more.
         """
-        try:
-            return _load(self.store, self.trace)
-        except (ObjectDamaged, LookupError) as error:
+        found = _fetched(self.store, self.trace)
+        if found is None:
             raise FlowparError(
                 f"the value of {self.trace.name} is not kept any more: call it again"
-            ) from error
+            )
+        return found.load()
 
     def clear(self) -> None:
         """Forget the value."""
@@ -273,12 +276,13 @@ class CachedCoroutine(CachedFunction[P, R]):
             return await coroutine
         if call.find():
             return call.loaded
-        # To wait for a key may take long: not in the thread of the loop.
-        await asyncio.get_running_loop().run_in_executor(None, call.claim)
-        try:
-            return call.loaded if call.find() else await call.await_and_keep(args, kwargs)
-        finally:
-            call.free()
+        async with call.turn():
+            if not call.claim(wait=False):
+                await _in_thread(call.claim)
+            try:
+                return call.loaded if call.find() else await call.await_and_keep(args, kwargs)
+            finally:
+                call.free()
 
 
 class _Call:
@@ -299,6 +303,8 @@ class _Call:
         self._maker = maker
         self._parts = parts
         self._key = maker.key(parts)
+        self._found: Small | Stored | None = None
+        self._owner_of_claim = id(self) if function._function.is_coroutine else None
         self._is_claimed = False
 
     def is_known(self) -> bool:
@@ -312,18 +318,17 @@ class _Call:
         if not all(is_unchanged(path, digest) for path, digest in trace.files):
             return False
         self.trace = trace
-        return self.store.fetch(trace.object, trace.size) is not None
+        self._found = _fetched(self.store, trace)
+        return self._found is not None
 
     def find(self) -> bool:
         """Load the value that is kept; return whether there is one."""
-        if not self.is_known() or self.trace is None:
+        if not self.is_known() or self._found is None:
             return False
         try:
-            self.loaded = _load(self.store, self.trace)
-        except LookupError:
-            return False
+            self.loaded = self._found.load()
         except ObjectDamaged:
-            self.store.forget_object(self.trace.object or b"")
+            self.store.forget_object(self._found.digest)
             return False
         return True
 
@@ -350,9 +355,18 @@ class _Call:
     def _keeper(self) -> Keeper:
         return Keeper(str(self.store.objects.absolute()), frozenset({0}), frozenset({0}))
 
-    def claim(self) -> None:
-        """Wait until nobody else computes this key."""
-        self._is_claimed = self.store.claim(self._key, wait=True)
+    def claim(self, *, wait: bool = True) -> bool:
+        """Wait until nobody else computes this key; or else return whether nobody does."""
+        self._is_claimed = self.store.claim(self._key, wait=wait, owner=self._owner_of_claim)
+        return self._is_claimed
+
+    def turn(self) -> asyncio.Lock:
+        """Return what coroutines of this loop wait for that want the same key."""
+        name = asyncio.get_running_loop(), self.store.path, self._key
+        lock = _turns.get(name)
+        if lock is None:
+            lock = _turns[name] = asyncio.Lock()
+        return lock
 
     def free(self) -> None:
         """Let others have the key."""
@@ -389,8 +403,28 @@ class _Call:
         self.store.put(self.trace, kept.data)
 
 
-def _load(store: Store, trace: Trace) -> Any:
-    found = store.fetch(trace.object, trace.size) if trace.object is not None else None
-    if found is None:
-        raise LookupError(trace.name)
-    return Small(found, trace.object or b"").load() if isinstance(found, bytes) else found.load()
+_turns: weakref.WeakValueDictionary[object, asyncio.Lock] = weakref.WeakValueDictionary()
+
+
+async def _in_thread(work: Callable[[], object]) -> None:
+    """Do what may wait for long in a thread of its own.
+
+    Not in one of the loop's: what is waited for may itself need one of those.
+    """
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def run() -> None:
+        work()
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=run, name="flowpar claim", daemon=True).start()
+    await done.wait()
+
+
+def _fetched(store: Store, trace: Trace) -> Small | Stored | None:
+    if trace.object is None:
+        return None
+    found = store.fetch(trace.object, trace.size)
+    return Small(found, trace.object) if isinstance(found, bytes) else found

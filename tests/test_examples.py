@@ -108,7 +108,9 @@ def test_photos_again(tmp_path):
 
     def calls():
         summary = run([script, folder], tmp_path).stdout
-        return dict(re.findall(r"^(\w+) +(?:processes|inline|threads) +(\d+)", summary, re.MULTILINE))
+        return dict(
+            re.findall(r"^(\w+) +(?:processes|inline|threads) +(\d+)", summary, re.MULTILINE)
+        )
 
     def flow(*arguments):
         return run(["-m", "flowpar", *arguments], tmp_path).stdout

@@ -52,11 +52,15 @@ class Cache:
         if not os.fspath(path):
             raise OptionError(f"a cache takes the path of a directory, and not {path!r}")
         self.path = Path(path)
+        self._store: Store | None = None
         self.audit = check_number("audit", audit)
         if self.audit > 1:
             raise OptionError(f"audit takes a number from 0 to 1, and not {audit!r}")
         self.max_bytes = None if max_bytes is None else check_number("max_bytes", max_bytes)
         self.max_age = None if max_age is None else check_number("max_age", max_age)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _cache, (str(self.path), self.audit, self.max_bytes, self.max_age)
 
     def __repr__(self) -> str:
         return f"Cache({str(self.path)!r})"
@@ -151,7 +155,14 @@ class Cache:
 
     def store(self) -> Store:
         """Return the store of the directory, which all caches of this process there share."""
-        return store_at(self.path)
+        known = self._store
+        if known is None or not known.is_current():
+            known = self._store = store_at(self.path)
+        return known
+
+
+def _cache(path: str, audit: float, max_bytes: float | None, max_age: float | None) -> Cache:
+    return Cache(path, audit=audit, max_bytes=max_bytes, max_age=max_age)
 
 
 def _when(seconds: float) -> str:

@@ -8,15 +8,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from flowpar.caching.objects import Stored, Written, freeze, thaw, write
+from flowpar.caching.objects import INLINE_UP_TO, Stored, Written, freeze, thaw, write
 
 if TYPE_CHECKING:
     from flowpar.caching.code import FunctionDigester
-
-INLINE_UP_TO: Final = 4096
-"""Bytes; smaller objects go into the index with their traces: a file costs more than they do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,9 @@ CHECKED_UP_TO: Final = 64 << 20
 MAPPED_FROM: Final = 256 << 10
 """Bytes; smaller objects are read: it takes no longer, and needs no descriptor."""
 
+INLINE_UP_TO: Final = 4096
+"""Bytes; smaller objects go into the index with their traces: a file costs more than they do."""
+
 _HEAD: Final = struct.Struct("<8sQQ32s32s")
 _SHARE_OF_FILES: Final = 4
 """One in so many of the descriptors of a process may be that of a mapped object."""
@@ -309,8 +312,8 @@ def _checked(view: memoryview, digest: bytes, *, in_full: bool) -> tuple[Sequenc
     magic, length, count, body, front = _HEAD.unpack_from(view)
     start = _HEAD.size + 8 * count
     end = start + length
-    if magic != MAGIC or len(view) < end:
-        raise _damaged("it is cut short, or of another format")
+    if magic != MAGIC:
+        raise _damaged("it is of another format")
     if blake3(view[_HEAD.size : end]).digest() != front:
         raise _damaged("its pickle is damaged")
     lengths = struct.unpack_from(f"<{count}Q", view, _HEAD.size)

@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from flowpar.caching.objects import (
+    INLINE_UP_TO,
     ObjectDamaged,
     Stored,
     check,
@@ -378,22 +379,36 @@ class Store:
         """Return where an object lies, or a small one itself; None if it is not there."""
         if self._pid != os.getpid():
             return None
-        with self._lock:
-            data = self._small.get(digest)
-            if data is not None:
-                return data
-            path = path_of(self.objects, digest)
-            with contextlib.suppress(OSError):
-                facts = path.stat()
-                if stat.S_ISREG(facts.st_mode) and facts.st_size == size:
-                    self._used.add(digest)
-                    return Stored(str(path), digest, size)
-        rows = self.query("select data from object where digest = ?", (digest,))
-        if not rows or not isinstance(rows[0][0], bytes):
+        if size <= INLINE_UP_TO:
+            return self.small([digest]).get(digest)
+        path = path_of(self.objects, digest)
+        try:
+            facts = path.stat()
+        except OSError:
+            return None
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size != size:
             return None
         with self._lock:
             self._used.add(digest)
-        return rows[0][0]
+        return Stored(str(path), digest, size)
+
+    def small(self, digests: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Return those of some small objects that are there."""
+        if self._pid != os.getpid():
+            return {}
+        with self._lock:
+            found = {each: self._small[each] for each in digests if each in self._small}
+        with self._index() as db:
+            if db is None:
+                return found
+            for chunk in _chunks([each for each in digests if each not in found]):
+                rows = db.execute(
+                    f"select digest, data from object where digest in ({_marks(chunk)})",  # noqa: S608 - question marks
+                    chunk,
+                )
+                found.update((each, data) for each, data in rows if isinstance(data, bytes))
+            self._used.update(found)
+        return found
 
     def is_changed(self) -> bool:
         """Return whether another process has written since this was asked last."""
@@ -542,7 +557,12 @@ class Store:
 
     # ------------------------------------------------------------------------------- claims
 
-    def claim(self, key: bytes, wait: bool = False) -> bool:  # noqa: FBT001, FBT002 - `claim(key, True)`
+    def claim(
+        self,
+        key: bytes,
+        wait: bool = False,  # noqa: FBT001, FBT002 - `claim(key, True)`
+        owner: int | None = None,
+    ) -> bool:
         """Take a key to compute; return False while another that lives is at it.
 
         A claim is a lock on a byte of a file: the system frees it when its owner dies, whatever
@@ -556,6 +576,8 @@ class Store:
             Whether to wait for the other, be it a thread of this process or another process. It
             returns True also when waiting would never end, as when each of two threads has what
             the other waits for, or when there are no locks: computing twice is only slow.
+        owner
+            Who has it then; None: this thread. Of coroutines on one thread each is one.
         """
         if not self.is_usable:
             return True
@@ -565,12 +587,13 @@ class Store:
                 return True
             claims.enter()  # it stays open as long as this thread waits
         try:
-            return self._take(claims, _offset(key), wait=wait)
+            me = threading.get_ident() if owner is None else owner
+            return self._take(claims, _offset(key), me, wait=wait)
         finally:
             claims.leave()
 
-    def _take(self, claims: _Claims, at: int, *, wait: bool) -> bool:
-        if not claims.take(at, wait=wait):
+    def _take(self, claims: _Claims, at: int, me: int, *, wait: bool) -> bool:
+        if not claims.take(at, me, wait=wait):
             return False
         with self._lock:
             if self._claims is claims:
@@ -1007,9 +1030,9 @@ class _Claims:
                 del _here.claims[self.inode]
                 os.close(self._handle)
 
-    def take(self, at: int, *, wait: bool) -> bool:
-        """Lock a byte; return whether it is this thread's now."""
-        has_locked = self._reserve(at, wait=wait)
+    def take(self, at: int, me: int, *, wait: bool) -> bool:
+        """Lock a byte; return whether it is the caller's now, who is called `me`."""
+        has_locked = self._reserve(at, me, wait=wait)
         if has_locked is None or has_locked:
             return has_locked is not None
         try:
@@ -1024,7 +1047,7 @@ class _Claims:
             raise
         return True
 
-    def _reserve(self, at: int, *, wait: bool) -> bool | None:
+    def _reserve(self, at: int, me: int, *, wait: bool) -> bool | None:
         """Take a byte among the threads of this process.
 
         Returns
@@ -1032,7 +1055,6 @@ class _Claims:
         bool | None
             Whether this process has the lock already; None: another thread has the byte.
         """
-        me = threading.get_ident()
         with self._changed:
             while at in self._owners:
                 if not wait:

@@ -183,6 +183,19 @@ def meet():
     assert MAY_END.wait(60)
 
 
+def test_many_coroutines_that_want_one_key_leave_threads_for_others(cache, calls):
+    @flowpar.cached(cache=cache)
+    async def slow(x):
+        note(x)
+        return await asyncio.to_thread(abs, x)
+
+    async def all_of_them():
+        return await asyncio.gather(*(slow(-(n % 2)) for n in range(200)))
+
+    assert sum(asyncio.run(all_of_them())) == 100
+    assert sorted(calls) == [-1, 0]
+
+
 def test_threads_that_want_one_key_compute_it_once(cache, calls):
     BEGUN.clear()
     MAY_END.clear()

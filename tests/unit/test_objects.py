@@ -230,6 +230,16 @@ def test_writing_to_a_mapped_array_changes_neither_the_file_nor_another_mapping(
     assert path_of(folder, stored.digest).read_bytes() == before
 
 
+def test_a_large_array_lies_in_the_file_and_a_small_one_does_not(folder):
+    large, small = (write(freeze(np.zeros(size)), folder) for size in (200_000, 20_000))
+    found = large.load(), small.load()
+    with open("/proc/self/maps") as file:
+        maps = file.read()
+    assert large.path in maps
+    assert small.path not in maps
+    assert all(each.flags.writeable for each in found)
+
+
 def test_a_mapped_array_outlives_its_file(folder):
     stored = write(freeze(np.arange(200_000)), folder)
     found = stored.load()

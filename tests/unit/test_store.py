@@ -15,14 +15,14 @@ import sqlite3
 import sys
 import tempfile
 import threading
-import time
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from flowpar.caching import objects, store as module
+from flowpar.caching import objects
+from flowpar.caching import store as module
 from flowpar.caching.objects import ObjectDamaged, Stored, freeze, path_of, thaw, write
 from flowpar.caching.store import CacheRefused, Store, Trace, close_all, store_at
 from flowpar.errors import FlowparWarning
@@ -61,19 +61,15 @@ def slow_to_commit(monkeypatch):
     monkeypatch.setattr(module, "COMMIT_SECONDS", 1e9)
 
 
-def name_of(number: int) -> bytes:
-    return module._offset.__name__.encode() + number.to_bytes(25, "big")
-
-
 def key_of(number: int) -> bytes:
     return objects.blake3(b"%d" % number).digest()
 
 
-def trace_of(number: int, object: bytes | None = None, **fields) -> Trace:
+def trace_of(number: int, made: bytes | None = None, **fields) -> Trace:
     facts = {
         "key": key_of(number),
         "value": key_of(-number - 1),
-        "object": object,
+        "object": made,
         "size": 0,
         "seconds": 0.5,
         "created": float(number),
@@ -275,7 +271,7 @@ def test_facts_of_files_come_back(store, opened, path):
     store.put_file_facts([])
     assert sorted(opened(path).file_facts()) == rows
     store.put_file_facts(iter([("/a/b", (5,), b"3" * 32)]))
-    assert sorted(store.file_facts())[0] == ("/a/b", (5,), b"3" * 32)
+    assert min(store.file_facts()) == ("/a/b", (5,), b"3" * 32)
 
 
 def test_runs_come_back_newest_first(store):
@@ -311,9 +307,7 @@ def test_a_row_for_an_object_in_a_file_does_not_wipe_a_small_one(store):
 
 def test_equal_values_of_two_keys_share_an_object(store):
     first = put_value(store, 1, in_file=False)
-    store.put(
-        trace_of(2, first.object, size=first.size), thaw and b"".join(freeze(("value", 1)).pieces)
-    )
+    store.put(trace_of(2, first.object, size=first.size), b"".join(freeze(("value", 1)).pieces))
     store.commit()
     assert store.sizes()[:2] == (2, 1)
     store.delete_traces(older_than=2.0)
@@ -1209,9 +1203,11 @@ def test_two_keys_of_one_byte_only_wait_for_each_other(store, path):
     assert in_child(claims_in_child, path, KEY) == 0
 
 
-def test_the_highest_key_does_not_meet_who_opens_the_directory(store, path):
-    assert store.claim(b"\xff" * 32)
-    assert in_child(claims_in_child, path, b"\xff" * 32, KEY) == 1
+@pytest.mark.parametrize("key", [b"\xff" * 32, module._OPENING.to_bytes(8, "little")])
+def test_no_key_meets_who_opens_the_directory(store, path, monkeypatch, key):
+    monkeypatch.setattr(module.time, "sleep", lambda _: os._exit(50))
+    assert store.claim(key)
+    assert in_child(claims_in_child, path, key, KEY) == 1
 
 
 def test_threads_that_wait_have_a_key_one_after_another(store):
@@ -1357,9 +1353,9 @@ def test_an_interrupt_while_waiting_leaves_the_key_alone(store, monkeypatch):
     assert store.claim(KEY)
 
 
-def test_a_process_that_hangs_while_opening_does_not_keep_others_out(path, monkeypatch):
+@pytest.mark.parametrize("hangs", [False, True])
+def test_who_opens_waits_for_another_who_does_but_not_for_ever(path, monkeypatch, hangs):
     Store(path).close()
-    monkeypatch.setattr(module, "_OPENING_TRIES", 3)
     reader, writer = os.pipe()
 
     def hang():
@@ -1368,13 +1364,22 @@ def test_a_process_that_hangs_while_opening_does_not_keep_others_out(path, monke
         os.write(writer, b"x")
         signal.pause()
 
-    pid = fork(hang)
+    def pause(_):
+        pauses.append(1)
+        if not hangs and len(pauses) == 3:
+            os.kill(pid, signal.SIGKILL)
+            end_of(pid)
+
+    pid, pauses = fork(hang), []
     os.read(reader, 1)
+    monkeypatch.setattr(module.time, "sleep", pause)
     store = Store(path)
     assert store.is_usable
+    assert len(pauses) == (module._OPENING_TRIES if hangs else 3)
     store.close()
-    os.kill(pid, signal.SIGKILL)
-    end_of(pid)
+    if hangs:
+        os.kill(pid, signal.SIGKILL)
+        end_of(pid)
     os.close(reader)
     os.close(writer)
 
@@ -1431,35 +1436,40 @@ def test_a_fork_while_a_thread_has_the_locks_does_not_hang_the_child(store, path
 
 
 def test_a_child_that_ends_as_python_does_leaves_the_log_alone(run_script, path):
-    """Closing the index of the parent, which has it no more, would delete the log of others."""
+    """Closing what it has of the index of its parent would delete the log of others by its name."""
     done = run_script(
         """
-        import os, sys
+        import os, signal, sys
         from pathlib import Path
         from flowpar.caching.store import Store, Trace
 
-        def trace(n):
-            return Trace(b"%d" % n, b"v", None, 0, 0.0, 0.0, b"f", "n", "p", ())
+        def put(store, n):
+            store.put(Trace(b"%d" % n, b"v", None, 0, 0.0, 0.0, b"f", "n", "p", ()), None)
+            store.commit()
 
         path = Path(sys.argv[1])
         store = Store(path)
-        store.put(trace(1), None)
-        store.commit()
-        pid = os.fork()
-        if not pid:
+        put(store, 1)
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(writer)
+            os.read(reader, 1)  # until the parent has closed its own
             sys.exit(0)
-        os.waitpid(pid, 0)
-        for n in range(2, 50):
-            store.put(trace(n), None)
-            store.commit()
+        store.close()
+        if not os.fork():
+            put(Store(path), 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.wait()
         assert (path / "index.sqlite-wal").stat().st_size
-        os._exit(5)
+        os.close(writer)
+        os.wait()
         """,
         str(path),
     )
-    assert (done.returncode, done.stderr) == (5, "")
+    assert (done.returncode, done.stderr) == (0, "")
     store = Store(path)
-    assert store.sizes()[0] == 49
+    assert set(store.lookup([b"1", b"2"])) == {b"1", b"2"}
     assert store.query("pragma integrity_check") == [("ok",)]
     store.close()
 
