@@ -119,6 +119,7 @@ class Judge:
         self._traces: dict[int, Trace] = {}
         self._refused: dict[int, Trace] = {}
         self._small: dict[bytes, bytes] = {}
+        self._forgotten: set[int] = set()
         self._current: set[bytes] = set()
         self._owners: dict[bytes, int] = {}
         self._parked: dict[bytes, list[int]] = {}
@@ -359,7 +360,8 @@ class Judge:
             and self._keys.get(index, b"") is not None
         )
         folder = str(self.store.objects.absolute())
-        return Keeper(folder, digests, keeps if self.store.is_usable else frozenset())
+        is_kept = self.store.is_usable and self.store.is_writable
+        return Keeper(folder, digests, keeps if is_kept else frozenset())
 
     def held_up(self, batch: list[int]) -> set[int]:
         """Return those of a batch that another process is computing, or has computed by now."""
@@ -457,7 +459,8 @@ class Judge:
     def record_expansion(self, index: int, source: Task) -> None:
         """Remember the delayed value that a task returned."""
         kind, key = self._kind(index), self._keys.get(index)
-        if key is not None and kind.is_pure and not kind.passes and self.store.is_usable:
+        is_kept = self.store.is_usable and self.store.is_writable
+        if key is not None and kind.is_pure and not kind.passes and is_kept:
             kept = keep_expansion(str(self.store.objects.absolute()), source)
             if kept.is_broken:
                 self.store.give_up(kept.trouble)
@@ -500,7 +503,7 @@ class Judge:
         return Small(found, trace.object) if isinstance(found, bytes) else found
 
     def forget(self, index: int) -> None:
-        """Take away the object of a task's value, which is damaged; the task then runs again."""
+        """Take away the object of a task's value, which cannot be read; the task runs again."""
         source = index
         while source in self._plan.became:
             source = self._plan.became[source]
@@ -510,6 +513,10 @@ class Judge:
         if trace is not None and trace.object is not None:
             self.whys[source] = "its value in the cache was damaged"
             self._small.pop(trace.object, None)
+            if source in self._forgotten:
+                # Else it would be made and lost for ever.
+                self.store.give_up("a value was damaged, made again, and is damaged again")
+            self._forgotten.add(source)
             self.store.forget_object(trace.object)
 
     # ------------------------------------------------------------------------------- ending

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import threading
 import time
@@ -278,7 +277,7 @@ class CachedCoroutine(CachedFunction[P, R]):
             return call.loaded
         async with call.turn():
             if not call.claim(wait=False):
-                await _in_thread(call.claim)
+                await _in_thread(call.claim, call.free)
             try:
                 return call.loaded if call.find() else await call.await_and_keep(args, kwargs)
             finally:
@@ -353,7 +352,9 @@ class _Call:
         return value
 
     def _keeper(self) -> Keeper:
-        return Keeper(str(self.store.objects.absolute()), frozenset({0}), frozenset({0}))
+        is_kept = self.store.is_usable and self.store.is_writable
+        keeps = frozenset({0}) if is_kept else frozenset[int]()
+        return Keeper(str(self.store.objects.absolute()), frozenset({0}), keeps)
 
     def claim(self, *, wait: bool = True) -> bool:
         """Wait until nobody else computes this key; or else return whether nobody does."""
@@ -406,21 +407,34 @@ class _Call:
 _turns: weakref.WeakValueDictionary[object, asyncio.Lock] = weakref.WeakValueDictionary()
 
 
-async def _in_thread(work: Callable[[], object]) -> None:
-    """Do what may wait for long in a thread of its own.
+async def _in_thread(work: Callable[[], object], undo: Callable[[], object]) -> None:
+    """Do what may wait for long in a thread of its own; undo it if nobody waits for it any more.
 
-    Not in one of the loop's: what is waited for may itself need one of those.
+    Not in one of the loop's threads: what is waited for may itself need one of those.
     """
-    loop = asyncio.get_running_loop()
-    done = asyncio.Event()
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+    lock, came_first = threading.Lock(), list[str]()
+
+    def note(what: str) -> None:
+        with lock:
+            came_first.append(what)
+            if len(came_first) == 2:  # noqa: PLR2004 - it was done, and it was left
+                undo()
 
     def run() -> None:
         work()
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+        try:
             loop.call_soon_threadsafe(done.set)
+        except RuntimeError:  # the loop was closed meanwhile
+            note("left")
+        note("done")
 
     threading.Thread(target=run, name="flowpar claim", daemon=True).start()
-    await done.wait()
+    try:
+        await done.wait()
+    except asyncio.CancelledError:
+        note("left")
+        raise
 
 
 def _fetched(store: Store, trace: Trace) -> Small | Stored | None:

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from flowpar.arguments import gather
-from flowpar.caching.objects import ObjectDamaged
 from flowpar.errors import (
     Cancelled,
     CycleError,
@@ -40,7 +39,7 @@ from flowpar.pools import shared, worker
 from flowpar.pools.failures import text_of
 from flowpar.pools.serial import SerialPool
 from flowpar.pools.threads import ThreadPool
-from flowpar.pools.transport import SEALED, Batch, Packed, Report, prepare_module, references
+from flowpar.pools.transport import KEPT, SEALED, Batch, Packed, Report, prepare_module, references
 from flowpar.pools.worker import execute
 from flowpar.record import CLOCK_OFFSET, Ledger, Run, failure_of
 from flowpar.settings import Options
@@ -490,12 +489,11 @@ class Scheduler:
             return index in self._plan.values
         try:
             self._plan.values[index] = value.load()  # type: ignore[union-attr]
-        except ObjectDamaged:
-            if self._judge is not None:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - loading runs the user's code
+            if self._judge is not None and type(value) in KEPT:
                 self._judge.forget(index)
                 self._plan.recall(index)
-            return False
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - loading runs the user's code
+                return False
             failure = TaskError(
                 "the result arrived, and cannot be loaded: "
                 f"{type(error).__name__}: {text_of(error)}",

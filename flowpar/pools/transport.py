@@ -103,7 +103,10 @@ class Packed:
         return pickle.loads(self.data)  # noqa: S301 - made by our own worker
 
 
-SEALED: Final = frozenset({Packed, Small, Stored})
+KEPT: Final = frozenset({Small, Stored})
+"""What stands for a value that the cache has; one that cannot be loaded can be made again."""
+
+SEALED: Final = KEPT | {Packed}
 """What stands for a value until somebody loads it."""
 
 

@@ -13,10 +13,9 @@ from collections.abc import Mapping, MutableSequence
 from typing import Any
 
 from flowpar.caching.keeping import Keeping
-from flowpar.caching.objects import ObjectDamaged
 from flowpar.errors import TaskError, TaskTimeout
 from flowpar.pools.failures import text_of
-from flowpar.pools.transport import PLAIN, SEALED, Batch, Failure, Report, references
+from flowpar.pools.transport import KEPT, PLAIN, SEALED, Batch, Failure, Report, references
 from flowpar.task import ALL_REFS, LITERAL, TASK_TYPES, Ref, Template
 
 CPU_TIME_FROM = 1e-4
@@ -184,12 +183,12 @@ def load_inputs(batch: Batch, values: dict[int, object], report: Report) -> None
         if type(value) in SEALED:
             try:
                 values[index] = value.load()  # type: ignore[attr-defined]
-            except ObjectDamaged:
-                report.damaged.append(index)
-                del values[index]  # whose call needs it stays unstarted
             except (Exception, SystemExit) as error:  # noqa: BLE001 - loading runs the user's code
-                broken[index] = error
-                del values[index]
+                del values[index]  # whose call needs it stays unstarted
+                if type(value) in KEPT:
+                    report.damaged.append(index)
+                else:
+                    broken[index] = error
     for call in batch.calls if broken else ():
         for index in references(call):
             if index in broken:
