@@ -21,7 +21,15 @@ from flowpar.caching.cache import Cache
 from flowpar.caching.code import Code, short_text
 from flowpar.caching.digest import NotDigestible, hashed
 from flowpar.caching.files import File, FileMissing, facts_learned, is_unchanged, learn_facts
-from flowpar.caching.keeping import Keeper, Kept, Small, digester, keep_expansion
+from flowpar.caching.keeping import (
+    Expected,
+    Keeper,
+    Kept,
+    Small,
+    digester,
+    imported_of,
+    keep_expansion,
+)
 from flowpar.caching.keys import KeyMaker, Literals, Part
 from flowpar.caching.objects import INLINE_UP_TO, Stored
 from flowpar.caching.reasons import (
@@ -40,9 +48,14 @@ from flowpar.graph import Graph
 from flowpar.planner import Plan
 from flowpar.pools.transport import Report
 from flowpar.status import CACHED, READY
-from flowpar.task import ALL_REFS, LITERAL, Function, Ref, Task, Template, value
+from flowpar.task import ALL_REFS, Function, Ref, Task, Template, value
 
 EXPANSION: Final = "expansion"
+
+OTHER_CODE: Final = (
+    "a worker process has other code of it than this one, as if a file had been edited or a module "
+    "reloaded meanwhile"
+)
 
 NOT_PURE: Final = "it is not pure, and always runs"
 
@@ -61,6 +74,8 @@ class _Kind:
     keeps: bool
     """Whether its values are worth a place; items of others are made again as fast."""
     expires: float | None
+    expected: Expected | None
+    """The code that processes should have of it; None: nothing can be said of that."""
 
 
 class Judge:
@@ -124,6 +139,10 @@ class Judge:
         self._owners: dict[bytes, int] = {}
         self._parked: dict[bytes, list[int]] = {}
         self._held: set[bytes] = set()
+        self._changes = 0
+        self._version: object = None
+        self._n_put = 0
+        self._judged_at: dict[int, int] = {}
         self._audited: dict[int, Trace] = {}
         self._noted: set[bytes] = set()
         self._earlier: dict[str, list[Trace]] = {}
@@ -143,6 +162,8 @@ class Judge:
         plan = self._plan
         while plan.unjudged:
             indices, plan.unjudged = plan.unjudged, []
+            self._count_changes()
+            self._judged_at.update(dict.fromkeys(indices, self._changes))
             keys = {index: self._key(index) for index in indices}
             found = self.store.lookup([key for key in keys.values() if key is not None])
             self._small = self._wanted_objects(keys, found)
@@ -171,7 +192,7 @@ class Judge:
                 self._miss(index)
             else:
                 plan.reasons[index] = "its value is not kept, and nothing that runs needs it"
-                plan.hit(index)
+                plan.pass_over(index)
             return
         if trace is None:
             self._miss(index)
@@ -289,35 +310,34 @@ class Judge:
     def _argument_digests(self, index: int) -> tuple[list[bytes] | None, tuple[str, ...]]:
         """Return the digests of the arguments of a call, and the names of the last of them."""
         _, _, shape, args, kwargs = self._graph.call(index)
-        if shape == ALL_REFS:
-            found = [self.digest_of(need) for need in args]
+        names = tuple(kwargs or ())
+        given = (*args, *kwargs.values()) if kwargs else args
+        ignored = self._kind(index).maker.ignored(len(given), names)
+        if shape == ALL_REFS and not ignored:
+            found = [self.digest_of(need) for need in given]
         else:
             name = self._graph.tasks[index]._function.name
+            paths = [f"{name}: argument {each}" for each in (*range(len(args)), *names)]
             found = [
-                self._literals.digest(each, f"{name}: argument {at}")
-                if shape == LITERAL
-                else self._argument(each, f"{name}: argument {at}")
-                for at, each in enumerate(args)
+                b"" if at in ignored else self._argument(argument, shape, paths[at])
+                for at, argument in enumerate(given)
             ]
-            found += [
-                self._argument(each, f"{name}: argument {at}")
-                for at, each in (kwargs or {}).items()
-            ]
-        names = tuple(kwargs or ())
         for digest in found:
             if digest is None:
                 self.whys[index] = "what it depends on has no digest, so it always runs"
                 return None, names
         return found, names  # type: ignore[return-value]
 
-    def _argument(self, argument: object, path: str) -> bytes | None:
+    def _argument(self, argument: object, shape: int, path: str) -> bytes | None:
+        if shape == ALL_REFS and type(argument) is int:
+            return self.digest_of(argument)
         if type(argument) is Ref:
             return self.digest_of(argument.index)
         if type(argument) is not Template:
             return self._literals.digest(argument, path)
         pieces = [b"container", self._literals.digest(argument.make, path)]
         for part in argument.parts:
-            digest = self._argument(part, path)
+            digest = self._argument(part, shape, path)
             if digest is None:
                 return None
             pieces.append(digest)
@@ -348,7 +368,7 @@ class Judge:
 
     # ------------------------------------------------------------------------------ running
 
-    def keeper(self, batch: Collection[int]) -> Keeper:
+    def keeper(self, batch: Collection[int], *, is_local: bool) -> Keeper:
         """Return what has the values of a batch digested and kept where they are made."""
         kinds = {index: self._kind(index) for index in batch}
         digests = frozenset(index for index, kind in kinds.items() if not kind.passes)
@@ -359,9 +379,15 @@ class Judge:
             and (kinds[index].keeps or self._plan.must_have(index))
             and self._keys.get(index, b"") is not None
         )
-        folder = str(self.store.objects.absolute())
         is_kept = self.store.is_usable and self.store.is_writable
-        return Keeper(folder, digests, keeps if is_kept else frozenset())
+        codes = {} if is_local or not is_kept else self._codes(keeps)
+        return Keeper(self.store.folder, digests, keeps if is_kept else frozenset(), codes)
+
+    def _codes(self, indices: Iterable[int]) -> dict[int, Expected]:
+        """Return what the code of the functions of some tasks is, for who runs them elsewhere."""
+        functions = {self._graph.tasks[index]._function for index in indices}
+        found = {function.number: self._kinds[function.number].expected for function in functions}
+        return {number: expected for number, expected in found.items() if expected is not None}
 
     def held_up(self, batch: list[int]) -> set[int]:
         """Return those of a batch that another process is computing, or has computed by now."""
@@ -369,8 +395,11 @@ class Judge:
             return set()
         keys = {index: self._claimable(index) for index in batch}
         aside = {index for index, key in keys.items() if key is not None and not self._claim(key)}
-        if self.store.is_changed():
-            found = self.store.lookup([key for key in keys.values() if key is not None])
+        self._count_changes()
+        # What was judged before another wrote, even if that was seen for another batch.
+        since = [index for index in batch if self._judged_at.pop(index, -1) != self._changes]
+        if since:
+            found = self.store.lookup([key for index in since if (key := keys[index]) is not None])
             for index, key in keys.items():
                 trace = found.get(key) if key is not None else None
                 if trace is not None and index not in aside and self._is_news(index, trace):
@@ -379,6 +408,12 @@ class Judge:
         for index in aside:
             self._owners.pop(keys[index] or b"", None)
         return aside
+
+    def _count_changes(self) -> None:
+        # Another run of this process uses the same store, and its commits are none of another's.
+        version = self.store.version(), self.store.n_put - self._n_put
+        self._changes += version != self._version
+        self._version = version
 
     def _claim(self, key: bytes) -> bool:
         if key not in self._held and not self.store.claim(key):
@@ -426,7 +461,9 @@ class Judge:
             self._say_uncacheable(index, kept.trouble)
         for path in kept.opened:
             self._say_opened(index, path)
-        if key is not None and kept.digest is not None and kind.is_pure:
+        if kept.is_foreign:
+            self._say_uncacheable(index, OTHER_CODE)
+        elif key is not None and kept.digest is not None and kind.is_pure:
             self._check_audit(index, kept.digest)
             self._put(index, key, kept, "value")
 
@@ -455,13 +492,14 @@ class Judge:
         self._traces[index] = trace
         self._refused.pop(index, None)
         self.store.put(trace, kept.data)
+        self._n_put += 1
 
     def record_expansion(self, index: int, source: Task) -> None:
         """Remember the delayed value that a task returned."""
         kind, key = self._kind(index), self._keys.get(index)
         is_kept = self.store.is_usable and self.store.is_writable
         if key is not None and kind.is_pure and not kind.passes and is_kept:
-            kept = keep_expansion(str(self.store.objects.absolute()), source)
+            kept = keep_expansion(self.store.folder, source)
             if kept.is_broken:
                 self.store.give_up(kept.trouble)
             elif not kept.trouble:
@@ -675,6 +713,15 @@ def _passed(key: bytes | None) -> bytes:
     return hashed(b"passed", key or b"")
 
 
+def _expected_of(function: Function) -> Expected | None:
+    try:
+        code = digester().code(function.call)
+    except NotDigestible:
+        return None
+    travels = getattr(function.call, "__module__", "__main__") == "__main__"
+    return Expected(code.digest, imported_of(code) if travels else None)
+
+
 def _kind_of(function: Function) -> _Kind:
     policy = function.policy
     is_gathering = function.is_cheap and function.name == "gathered"
@@ -686,4 +733,5 @@ def _kind_of(function: Function) -> _Kind:
         is_pure=policy.pure,
         keeps=policy.cache is not False and not function.is_cheap,
         expires=policy.expires,
+        expected=_expected_of(function),
     )

@@ -10,7 +10,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, Final, Generic, ParamSpec, TypeVar, cast, overload
 
 from flowpar.caching.cache import Cache, cache_of
 from flowpar.caching.code import short_text
@@ -18,9 +18,9 @@ from flowpar.caching.digest import NotDigestible
 from flowpar.caching.files import FileMissing, is_unchanged
 from flowpar.caching.keeping import Keeper, Keeping, Kept, Small, digester
 from flowpar.caching.keys import KeyMaker, Part
-from flowpar.caching.objects import ObjectDamaged, Stored
+from flowpar.caching.objects import Stored, thaw_again
 from flowpar.caching.reasons import undeclared_text
-from flowpar.caching.store import Store, Trace
+from flowpar.caching.store import COMMIT_SECONDS, Store, Trace
 from flowpar.errors import FlowparError, FlowparWarning, OptionError
 from flowpar.policy import DEFAULT_POLICY, Policy, policy_from
 from flowpar.settings import resolve
@@ -29,7 +29,10 @@ from flowpar.task import Function
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_POLICY = ("version", "expires", "ignore", "deps")
+_MOST_RECENT: Final = 1000
+"""Small values that are remembered of one function."""
+
+_POLICY: Final = ("version", "expires", "ignore", "deps")
 
 
 @overload
@@ -161,6 +164,7 @@ class CachedFunction(Generic[P, R]):
         self._cache = cache
         self._instance = instance
         self._maker: tuple[object, KeyMaker] | None = None
+        self.recent = _Recent()
         self._has_warned = False
         functools.update_wrapper(self, function.call, updated=())
 
@@ -172,7 +176,7 @@ class CachedFunction(Generic[P, R]):
         call = self._look_up(args, kwargs)
         if call is None:
             return self._function.call(*args, **kwargs)
-        if call.find():
+        if call.find_again() or call.find():
             return call.loaded
         call.claim()
         try:
@@ -246,9 +250,14 @@ class CachedFunction(Generic[P, R]):
         try:
             maker = self._key_maker()
             values = digester().values
-            digests = [values.digest(each, f"argument {at}") for at, each in enumerate(args)]
-            digests += [values.digest(kwargs[name], f"argument {name}") for name in kwargs]
-            parts = maker.parts(digests, tuple(kwargs))
+            names = tuple(kwargs)
+            ignored = maker.ignored(len(args) + len(names), names)
+            paths = (*range(len(args)), *names)
+            digests = [
+                b"" if at in ignored else values.digest(each, f"argument {paths[at]}")
+                for at, each in enumerate((*args, *kwargs.values()))
+            ]
+            parts = maker.parts(digests, names)
         except FileMissing:
             return None  # the function itself will say so
         except NotDigestible as error:
@@ -311,24 +320,38 @@ class _Call:
         trace = self.store.lookup([self._key]).get(self._key)
         if trace is None or trace.object is None:
             return False
-        expires = self._function.policy.expires
-        if expires is not None and not 0 <= time.time() - trace.created <= expires:
-            return False
-        if not all(is_unchanged(path, digest) for path, digest in trace.files):
+        if not self._is_good(trace):
             return False
         self.trace = trace
         self._found = _fetched(self.store, trace)
         return self._found is not None
 
+    def _is_good(self, trace: Trace) -> bool:
+        expires = self._function.policy.expires
+        if expires is not None and not 0 <= time.time() - trace.created <= expires:
+            return False
+        return all(is_unchanged(path, digest) for path, digest in trace.files)
+
+    def find_again(self) -> bool:
+        """Load the value, if it is small and was asked for not long ago."""
+        known = self._owner.recent.get(self.store, self._key)
+        if known is None or not self._is_good(known[0]):
+            return False
+        self.trace, self._found = known
+        self.loaded = thaw_again(known[1].data)
+        return True
+
     def find(self) -> bool:
         """Load the value that is kept; return whether there is one."""
-        if not self.is_known() or self._found is None:
+        if not self.is_known() or self._found is None or self.trace is None:
             return False
         try:
             self.loaded = self._found.load()
-        except ObjectDamaged:
+        except Exception:  # noqa: BLE001 - damaged, or of code that is no more: it is made again
             self.store.forget_object(self._found.digest)
             return False
+        if isinstance(self._found, Small):
+            self._owner.recent.put(self._key, (self.trace, self._found))
         return True
 
     def compute(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -337,7 +360,7 @@ class _Call:
         try:
             begin = time.perf_counter()
             value = self._function.call(*args, **kwargs)
-            keeping.keep(0, value, begin, (*args, *kwargs.values()))
+            keeping.keep((0, 0), value, begin, (*args, *kwargs.values()))
         finally:
             keeping.close()
         self._put(keeping.kept[0], args, kwargs)
@@ -354,7 +377,7 @@ class _Call:
     def _keeper(self) -> Keeper:
         is_kept = self.store.is_usable and self.store.is_writable
         keeps = frozenset({0}) if is_kept else frozenset[int]()
-        return Keeper(str(self.store.objects.absolute()), frozenset({0}), keeps)
+        return Keeper(self.store.folder, frozenset({0}), keeps)
 
     def claim(self, *, wait: bool = True) -> bool:
         """Wait until nobody else computes this key; or else return whether nobody does."""
@@ -370,10 +393,10 @@ class _Call:
         return lock
 
     def free(self) -> None:
-        """Let others have the key."""
+        """Let others have the key, as soon as what was kept is written."""
         if self._is_claimed:
-            self.store.commit()
-            self.store.free(self._key)
+            self.store.free(self._key, at_once=False)
+            _commit_soon(self.store)
 
     def _put(self, kept: Kept, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if kept.is_broken:
@@ -402,6 +425,50 @@ class _Call:
             files=kept.files,
         )
         self.store.put(self.trace, kept.data)
+
+
+class _Recent:
+    """Small values that one function was asked for not long ago, as they are kept.
+
+    Forgotten when this process changes the index: something may have been deleted.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[Trace, Small]] = {}
+        self._stamp: tuple[Store | None, int] = None, 0
+
+    def get(self, store: Store, key: bytes) -> tuple[Trace, Small] | None:
+        """Return the trace and the value of a key."""
+        stamp = store, store.stamp
+        if stamp != self._stamp or len(self._known) > _MOST_RECENT:
+            self._known.clear()
+            self._stamp = stamp
+        return self._known.get(key)
+
+    def put(self, key: bytes, found: tuple[Trace, Small]) -> None:
+        """Remember the trace and the value of a key."""
+        self._known[key] = found
+
+
+_committers: weakref.WeakKeyDictionary[Store, threading.Timer] = weakref.WeakKeyDictionary()
+
+
+def _commit_soon(store: Store) -> None:
+    """Have what waits written together with what comes in the next moments."""
+    timer = _committers.get(store)
+    if timer is None or not timer.is_alive():
+        timer = _committers[store] = threading.Timer(COMMIT_SECONDS, store.commit)
+        timer.daemon = True  # at the end of the process all is written anyway
+        timer.name = "flowpar commit"
+        timer.start()
+
+
+def commit_all() -> None:
+    """Write all that waits: this process may be ended at any moment."""
+    for store, timer in list(_committers.items()):
+        if timer.is_alive():
+            timer.cancel()
+            store.commit()
 
 
 _turns: weakref.WeakValueDictionary[object, asyncio.Lock] = weakref.WeakValueDictionary()

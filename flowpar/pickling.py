@@ -7,7 +7,7 @@ import pickle
 import sys
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 BufferCallback = Callable[[pickle.PickleBuffer], Any]
 
@@ -37,6 +37,11 @@ def dump(value: object, buffer_callback: BufferCallback | None = None) -> bytes:
         return dumps(value, buffer_callback)
 
 
+_FOUND_BY_NAME: Final = frozenset({"numpy", "pandas", "scipy", "polars", "pyarrow"})
+"""Packages whose functions stand in the pickles of arrays and tables; of any other function the
+slower pickler knows whether a worker can import it."""
+
+
 class _ByNameRefused(pickle.PicklingError):
     """Something of ``__main__`` would have travelled by name."""
 
@@ -45,8 +50,12 @@ class _FastPickler(pickle.Pickler):
     def reducer_override(self, value: object) -> Any:
         # Called for classes, functions and instances only, never for plain data.
         kind = value if isinstance(value, type) else type(value)
-        if kind.__module__ == "__main__" or isinstance(value, types.FunctionType):
+        if kind.__module__ == "__main__":
             raise _ByNameRefused
+        if isinstance(value, types.FunctionType):
+            package = (value.__module__ or "").partition(".")[0]
+            if package not in _FOUND_BY_NAME:
+                raise _ByNameRefused
         return NotImplemented
 
 

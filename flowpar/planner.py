@@ -134,6 +134,7 @@ class Plan:
         self.became: dict[int, int] = {}
         self._fetch = fetch
         self._forced: set[int] = set()
+        self._passed: set[int] = set()
         self._states: list[FunctionState] = []
         self._missing: list[int] = []
         self._uses: list[int] = []
@@ -413,6 +414,7 @@ class Plan:
         status, missing, uses, values = self.status, self._missing, self._uses, self.values
         dependents, dependencies = self.graph.dependents, self.graph.dependencies
         states, ended, targets = self._states, self.ended, self.finished_targets
+        unneeded: list[int] = []
         aliases: list[int] = []
         n_done = 0
         for index in indices:  # noqa: PLR1702
@@ -435,10 +437,11 @@ class Plan:
             for need in dependencies[index]:
                 uses[need] = left = uses[need] - 1
                 if not left:
-                    values.pop(need, None)
+                    unneeded.append(need)
             if not uses[index]:
                 values.pop(index, None)
         self._open -= n_done
+        self._drop(unneeded)
         if aliases:
             self._settle_aliases(aliases)
 
@@ -671,7 +674,7 @@ class Plan:
             self._function_state(task._function)  # raises, if it does, before anything changes
         self._extend()
         self._move(index, WAITING)
-        self._missing[index] = 1
+        self._missing[index] = 1 if self._fetch is None else 1 + self._unsettled(index)
         self._depth.pop(index, None)
         self._depth[source] = max(depth, self._depth.get(source, 0))
         self._alias[index] = source
@@ -683,7 +686,8 @@ class Plan:
             dependents[source] = [index]
         if self._is_settled(source):
             self._missing[index] -= 1
-            self._settle_aliases([index])
+            if not self._missing[index]:
+                self._settle_aliases([index])
         elif self.status[source] in {FAILED, SKIPPED}:
             self._skip_dependents(source)
         elif self._fetch is not None:
@@ -829,11 +833,20 @@ class Plan:
         if self.finished_targets is not None and index in self._targets:
             self.finished_targets.append(index)
         aliases = self._free_dependents(index)
-        self._let_go(index)
+        if index not in self._passed:
+            self._let_go(index)
         if not self._uses[index]:
             self.values.pop(index, None)
         if aliases:
             self._settle_aliases(aliases)
+
+    def pass_over(self, index: int) -> None:
+        """Take a task as done whose value is never kept; it runs if what runs needs it after all.
+
+        So what it needs itself is not let go of, until nothing can need it any more.
+        """
+        self._passed.add(index)
+        self.hit(index)
 
     def miss(self, index: int) -> bool:
         """Let a task run, once what it needs is there; return whether it is already.
@@ -843,7 +856,12 @@ class Plan:
         """
         order_only = self.graph.order_only
         for need in self.graph.dependencies[index]:
-            if self._is_settled(need) and (need, index) not in order_only and not self._have(need):
+            if not self._is_settled(need):
+                continue
+            is_missed = (
+                need in self._passed if (need, index) in order_only else not self._have(need)
+            )
+            if is_missed:
                 self._recall(need)
         left = self._unsettled(index)
         if left:
@@ -891,13 +909,16 @@ class Plan:
         for dependent in self.graph.dependents[index]:
             if self.status[dependent] == WAITING:
                 self._missing[dependent] += 1
-        for need in self.graph.dependencies[index]:
-            self._uses[need] += 1
+        if index in self._passed:
+            self._passed.discard(index)
+        else:
+            for need in self.graph.dependencies[index]:
+                self._uses[need] += 1
         source = self.became.pop(index, None)
         if source is not None:
             self._alias[index] = source
             self._uses[source] += 1
-            self._missing[index] = int(not self._is_settled(source))
+            self._missing[index] = self._unsettled(index) + (not self._is_settled(source))
             if not self._missing[index]:
                 self._settle_aliases([index])
             return
@@ -952,7 +973,23 @@ class Plan:
     def _drop_use(self, index: int) -> None:
         self._uses[index] -= 1
         if not self._uses[index]:
+            self._drop([index])
+
+    def _drop(self, unneeded: list[int]) -> None:
+        """Let go of values that nothing can need any more, and of what only those could need."""
+        for index in unneeded:
             self.values.pop(index, None)
+        stack = [index for index in unneeded if index in self._passed] if self._passed else []
+        while stack:
+            index = stack.pop()
+            self._passed.discard(index)
+            for need in self.graph.dependencies[index]:
+                self._uses[need] -= 1
+                if self._uses[need]:
+                    continue
+                self.values.pop(need, None)
+                if need in self._passed:
+                    stack.append(need)
 
     def _move(self, index: int, to: int) -> None:
         if (self.status[index], to) not in MOVES:

@@ -43,7 +43,7 @@ from flowpar.pools.transport import KEPT, SEALED, Batch, Packed, Report, prepare
 from flowpar.pools.worker import execute
 from flowpar.record import CLOCK_OFFSET, Ledger, Run, failure_of
 from flowpar.settings import Options
-from flowpar.status import WAITING, FunctionState
+from flowpar.status import READY, FunctionState
 from flowpar.task import LITERAL, Task
 
 if TYPE_CHECKING:
@@ -214,17 +214,21 @@ class Scheduler:
 
     def _decide(self, judge: Judge) -> None:
         """Have all judged that is ready, and expand what is known to be expanded."""
-        judge.judge()
-        while judge.expansions:
-            index, returned = judge.expansions.pop()
-            size = len(self._graph)
-            try:
-                self._plan.expand(index, self._graph.grow([returned])[0])
-            except Exception:  # noqa: BLE001 - what was kept may not fit any more: it is made anew
-                self._graph.shrink(size)
-                judge.doubt(index)
+        while self._plan.unjudged or judge.expansions:
             judge.judge()
-        self._pass_on()
+            if judge.expansions:
+                self._replay(judge, *judge.expansions.pop())
+            else:
+                self._pass_on()  # it may miss a value, which is then to be made again
+
+    def _replay(self, judge: Judge, index: int, returned: Task) -> None:
+        """Expand a task that is known to have returned this, without calling it."""
+        size = len(self._graph)
+        try:
+            self._plan.expand(index, self._graph.grow([returned])[0])
+        except Exception:  # noqa: BLE001 - what was kept may not fit any more: it is made anew
+            self._graph.shrink(size)
+            judge.doubt(index)
 
     def _fill(self) -> None:
         # Inline last: it keeps this thread busy, so the others should be at work by then.
@@ -356,7 +360,7 @@ class Scheduler:
         if self._options.seed is not None:
             batch.seeds = {index: self._seed(index) for index in indices}
         if self._judge is not None:
-            batch.keeper = self._judge.keeper(indices)
+            batch.keeper = self._judge.keeper(indices, is_local=lane.is_local)
         return batch
 
     def _load(self, inputs: dict[int, object]) -> None:
@@ -512,7 +516,7 @@ class Scheduler:
             if self._load_target(index):
                 deliver(self._plan.values[index])
         for index in set(ended):
-            if self._plan.status[index] != WAITING:  # else its value is to be made again
+            if self._plan.status[index] > READY:  # else its value is to be made again
                 self._plan.drop_target(index)
 
     def _explain(self, error: BaseException, index: int, lane: Lane, worker_name: str) -> None:

@@ -42,6 +42,7 @@ _Namespace = Any
 """What names are looked up in: a dict, or a mapping proxy of a class."""
 
 _MISSING: Final = object()
+_NO_DEFAULT: Final = type(dataclasses.MISSING)
 _LONGEST_TEXT: Final = 80
 _MOST_NODES: Final = 200_000
 """How many are kept from one epoch to the next: whoever makes functions all the time has many."""
@@ -920,8 +921,9 @@ def _dataclass_facts(kind: Any) -> object:
     facts = [getattr(params, name) for name in ("init", "repr", "eq", "order", "frozen")]
     fields = []
     for each in dataclasses.fields(kind):
-        default = None if each.default is dataclasses.MISSING else (each.default,)
-        factory = None if each.default_factory is dataclasses.MISSING else each.default_factory
+        # By type: of a class that came as a pickle, it is another object.
+        default = None if isinstance(each.default, _NO_DEFAULT) else (each.default,)
+        factory = None if isinstance(each.default_factory, _NO_DEFAULT) else each.default_factory
         flags = (each.init, each.repr, each.hash, each.compare, each.kw_only)
         fields.append((each.name, default, factory, flags))
     return facts, fields

@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from flowpar.caching.objects import INLINE_UP_TO, Stored, Written, freeze, thaw, write
 
 if TYPE_CHECKING:
-    from flowpar.caching.code import FunctionDigester
+    from flowpar.caching.code import Code, FunctionDigester
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class Kept:
     """The files that the value names, each with the digest of its content."""
     opened: tuple[str, ...] = ()
     """Files that the call read and nobody declared."""
+    is_foreign: bool = False
+    """Whether other code made it than its key is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,38 @@ class Small:
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """The code that a key was made of, to be compared where it runs.
+
+    A process that has imported a module after it was edited, or before it was reloaded elsewhere,
+    has other code, and what that gives must not be kept.
+    """
+
+    digest: bytes
+    imported: frozenset[tuple[str, str, bytes]] | None
+    """Kind, name and digest of what workers import; None: all of it, since its name is sent."""
+
+    def is_that_of(self, function: Callable[..., object]) -> bool:
+        """Return whether a function has this code here."""
+        code = digester().code(function)
+        if code.digest == self.digest:
+            return True
+        # What travels by value is that of the parent. Without its file it has another digest.
+        return self.imported is not None and self.imported <= imported_of(code)
+
+
+def imported_of(code: Code) -> frozenset[tuple[str, str, bytes]]:
+    """Return what a function uses of other files than its own."""
+    own = code.components[0].text.rpartition(":")[0] or "<"
+    found = (
+        (each.kind, each.name, each.digest)
+        for each in code.components
+        if each.kind in {"helper", "class"} and not each.text.startswith((own, "<"))
+    )
+    return frozenset(found)
+
+
+@dataclass(frozen=True, slots=True)
 class Keeper:
     """Digests the values of a batch and writes some of them.
 
@@ -70,11 +105,14 @@ class Keeper:
         Calls of whose values the digest is wanted.
     keeps
         Those of them whose values are written.
+    codes
+        By number of a function, where it runs in another process: what its code should be there.
     """
 
     folder: str
     digests: frozenset[int]
     keeps: frozenset[int]
+    codes: Mapping[int, Expected] = field(default_factory=dict)
 
     def keep(self, index: int, value: object, seconds: float) -> Kept:
         """Return what the cache is to know of a value, now that nobody has changed it."""
@@ -116,6 +154,17 @@ class Keeper:
         )
 
 
+_compared: dict[tuple[int, Expected], bool] = {}
+
+
+def _is_as_expected(expected: Expected, number: int, function: Any) -> bool:
+    known = _compared.get((number, expected))
+    if known is None:
+        function = getattr(function, "function", function)  # of a coroutine that runs alone
+        known = _compared[number, expected] = expected.is_that_of(function)
+    return known
+
+
 @functools.cache
 def digester() -> FunctionDigester:
     """Return the one of this process, which remembers the functions that it has seen."""
@@ -144,11 +193,18 @@ class Keeping:
         What is kept.
     """
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(
+        self, keeper: Keeper, functions: Mapping[int, Callable[..., object]] = MappingProxyType({})
+    ) -> None:
         from flowpar.caching.watching import Watch  # noqa: PLC0415 - as above
 
         self.kept: dict[int, Kept] = {}
         self._keeper = keeper
+        self._others = {
+            number
+            for number, expected in keeper.codes.items()
+            if not _is_as_expected(expected, number, functions[number])
+        }
         self._watch = Watch() if keeper.keeps else None
 
     def begin(self) -> None:
@@ -156,13 +212,23 @@ class Keeping:
         if self._watch is not None:
             self._watch.take()
 
-    def keep(self, index: int, value: object, since: float, declared: Iterable[object]) -> None:
-        """Keep the value of a call that began at `since`, and was given what is `declared`."""
-        keeper = self._keeper
+    def keep(
+        self, call: tuple[int, int], value: object, since: float, declared: Iterable[object]
+    ) -> None:
+        """Keep the value of a call that began at `since`, and was given what is `declared`.
+
+        The call is named by its index and the number of its function.
+        """
+        keeper, (index, number) = self._keeper, call
         if index not in keeper.digests:
             return
         opened = self._watch.take() if self._watch is not None else []
+        if number in self._others:
+            # Its digest is right all the same: it is that of the value.
+            keeper = Keeper(keeper.folder, keeper.digests, frozenset())
         kept = keeper.keep(index, value, time.perf_counter() - since)
+        if number in self._others:
+            kept = replace(kept, is_foreign=True)
         if opened:
             kept = replace(kept, opened=self._undeclared(opened, declared))
         self.kept[index] = kept

@@ -35,6 +35,8 @@ class Layout:
     """Name, and place among the digests of the positional and then the keyword arguments."""
     defaults: tuple[Part, ...]
     default_texts: tuple[str, ...]
+    ignored: frozenset[int]
+    """Places of digests that are not asked for."""
 
 
 class KeyMaker:
@@ -113,6 +115,10 @@ class KeyMaker:
         layout = self._layout_of(len(digests), names)
         return [*((name, digests[at]) for name, at in layout.order), *layout.defaults]
 
+    def ignored(self, count: int, names: tuple[str, ...]) -> frozenset[int]:
+        """Return the places of those of so many arguments that are not part of the key."""
+        return self._layout_of(count, names).ignored
+
     def texts(self, texts: Sequence[str], names: tuple[str, ...]) -> list[str]:
         """Return what people are shown of each part, in the order of `parts`."""
         layout = self._layout_of(len(texts), names)
@@ -131,11 +137,16 @@ class KeyMaker:
         order.sort(key=lambda found: rank.get(found[0], len(rank)))
         given = {name for name, _ in order}
         defaults = tuple(self._defaults(given))
+        counted = tuple((name, at) for name, at in order if self._counts(name))
         return Layout(
-            tuple((name, at) for name, at in order if name.split("[")[0] not in self._ignore),
+            counted,
             tuple((name, digest) for name, digest, _ in defaults),
             tuple(text for _, _, text in defaults),
+            frozenset(at for _, at in order).difference(at for _, at in counted),
         )
+
+    def _counts(self, name: str) -> bool:
+        return name.partition("[")[0] not in self._ignore
 
     def _positional(self, at: int) -> str:
         number = at

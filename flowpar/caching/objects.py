@@ -51,7 +51,7 @@ CHECKED_UP_TO: Final = 64 << 20
 MAPPED_FROM: Final = 256 << 10
 """Bytes; smaller objects are read: it takes no longer, and needs no descriptor."""
 
-INLINE_UP_TO: Final = 4096
+INLINE_UP_TO: Final = 32_768
 """Bytes; smaller objects go into the index with their traces: a file costs more than they do."""
 
 _HEAD: Final = struct.Struct("<8sQQ32s32s")
@@ -259,7 +259,18 @@ def thaw(view: memoryview | bytes, digest: bytes, *, in_full: bool = False) -> A
         Whatever the value's own unpickling raises.
     """
     view = memoryview(view)
-    lengths, start, end = _checked(view, digest, in_full=in_full)
+    return _thawed(view, *_checked(view, digest, in_full=in_full))
+
+
+def thaw_again(data: bytes) -> Any:
+    """Return the value of an object from bytes that `thaw` has checked before."""
+    view = memoryview(data)
+    _, length, count, _, _ = _HEAD.unpack_from(view)
+    start = _HEAD.size + 8 * count
+    return _thawed(view, struct.unpack_from(f"<{count}Q", view, _HEAD.size), start, start + length)
+
+
+def _thawed(view: memoryview, lengths: Sequence[int], start: int, end: int) -> Any:
     if lengths and view.readonly:
         view = memoryview(bytearray(view))
     return pickle.loads(view[start:end], buffers=_buffers(view, end, lengths))  # noqa: S301 - its digest was checked
@@ -314,14 +325,15 @@ def _checked(view: memoryview, digest: bytes, *, in_full: bool) -> tuple[Sequenc
     end = start + length
     if magic != MAGIC:
         raise _damaged("it is of another format")
-    if blake3(view[_HEAD.size : end]).digest() != front:
+    # The one digest includes what the other is of.
+    if in_full or len(view) <= CHECKED_UP_TO:
+        if blake3(view[_HEAD.size :]).digest() != body:
+            raise _damaged("its content is damaged")
+    elif blake3(view[_HEAD.size : end]).digest() != front:
         raise _damaged("its pickle is damaged")
     lengths = struct.unpack_from(f"<{count}Q", view, _HEAD.size)
     if len(view) != _end(end, lengths):
         raise _damaged("it is cut short, or something was added")
-    is_checked = in_full or len(view) <= CHECKED_UP_TO
-    if is_checked and blake3(view[_HEAD.size :]).digest() != body:
-        raise _damaged("its content is damaged")
     return lengths, start, end
 
 

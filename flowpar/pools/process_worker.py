@@ -161,6 +161,9 @@ class ProcessWorker:
         except BaseException as error:  # noqa: BLE001 - loading runs the user's code
             return channel.REFUSED, pickle.dumps(pack_error(_unloadable(error)))
         report = execute(batch, self._slate.mark)  # type: ignore[arg-type]  # all that it needs
+        memo = sys.modules.get("flowpar.memo")
+        if memo is not None:  # a task may have called cached functions
+            memo.commit_all()
         try:
             return channel.REPORT, dump_report(report)
         except BaseException as error:  # noqa: BLE001 - pickling runs the user's code

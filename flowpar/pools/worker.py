@@ -62,7 +62,7 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
     CPython 3.11.
     """
     functions, wanted, seeds = batch.functions, batch.wanted, batch.seeds
-    keeping = None if batch.keeper is None else Keeping(batch.keeper)
+    keeping = None if batch.keeper is None else Keeping(batch.keeper, functions)
     values = Values(batch.inputs)
     report = Report({}, {}, {}, [], 0.0, [], {}, worker_name())
     results, ends, cpu_seconds = report.values, report.ends, report.cpu_seconds
@@ -92,7 +92,7 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
                 value = functions[number](*taken, **kwargs) if kwargs else functions[number](*taken)
                 if keeping is not None and not (may_expand and _holds_task(value)):
                     # At once: the next call of the batch may write to it.
-                    keeping.keep(index, value, last, (*taken, *(kwargs or {}).values()))
+                    keeping.keep((index, number), value, last, (*taken, *(kwargs or {}).values()))
             except BaseException as error:
                 if type(error) is NotComputed:
                     if index not in report.failed:
@@ -179,16 +179,16 @@ def _value(argument: object, values: Mapping[int, object]) -> object:
 def load_inputs(batch: Batch, values: dict[int, object], report: Report) -> None:
     """Load the inputs that came as pickles; a call whose input cannot be loaded fails."""
     broken: dict[int, BaseException] = {}
-    for index, value in batch.inputs.items():
-        if type(value) in SEALED:
-            try:
-                values[index] = value.load()  # type: ignore[attr-defined]
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - loading runs the user's code
-                del values[index]  # whose call needs it stays unstarted
-                if type(value) in KEPT:
-                    report.damaged.append(index)
-                else:
-                    broken[index] = error
+    sealed = {index: value for index, value in batch.inputs.items() if type(value) in SEALED}
+    for index, value in sealed.items():
+        try:
+            values[index] = value.load()  # type: ignore[attr-defined]
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - loading runs the user's code
+            del values[index]  # whose call needs it stays unstarted
+            if type(value) in KEPT:
+                report.damaged.append(index)
+            else:
+                broken[index] = error
     for call in batch.calls if broken else ():
         for index in references(call):
             if index in broken:

@@ -316,3 +316,24 @@ def test_a_file_that_was_not_declared_is_named_once(tmp_path, cache):
     read = flowpar.cached(lambda name: Path(name).read_text(), cache=cache)
     with pytest.warns(flowpar.FlowparWarning, match=r"in\.txt, which is not among"):
         read(str(path))
+
+
+def test_what_a_worker_was_asked_for_is_kept_though_it_ends_at_once(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import flowpar, sys\n"
+        f"memo = flowpar.cached(cache={str(tmp_path / 'cache')!r})\n"
+        "@memo\n"
+        "def double(x):\n"
+        "    print('computing', x, flush=True)\n"
+        "    return 2 * x\n"
+        "calls = [flowpar.delayed(lambda x: double(x))(n) for n in range(4)]\n"
+        "print(sum(flowpar.compute(calls, scheduler='processes', workers=2)))\n"
+    )
+    found = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=60
+        )
+        found.append(sorted(done.stdout.splitlines()))
+    assert found == [["12", *(f"computing {n}" for n in range(4))], ["12"]]

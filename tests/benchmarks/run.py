@@ -11,12 +11,15 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import gc
+import itertools
 import multiprocessing
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -206,6 +209,64 @@ def rows(quick):
     threads.shutdown()
 
 
+def picture(number):
+    """Return 8 kB that are others for each number."""
+    import numpy as np
+
+    return np.full(1000, number)
+
+
+def film(number):
+    """Return 8 MB that are others for each number."""
+    import numpy as np
+
+    return np.full(1_000_000, number)
+
+
+def cached_rows(quick):
+    import joblib
+
+    n, few = 1000, 3 if quick else 7
+    home = Path(tempfile.mkdtemp())
+    memory = joblib.Memory(home / "joblib", verbose=0)
+    numbers = itertools.count()
+
+    def calls(function, count):
+        return lambda: [function(number) for number in range(count)]
+
+    def news(function, count):
+        return lambda: [function(next(numbers)) for _ in range(count)]
+
+    for function, count, what, cold, hit in (
+        (inc, n, "an int", 5, 8),
+        (picture, n, "8 kB", 5, 8),
+        (film, 20, "8 MB", None, None),
+    ):
+        ours, theirs = flowpar.cached(function, cache=home / "flowpar"), memory.cache(function)
+        for work, sides, budget in (("new", news, cold), ("known", calls, hit)):
+            yield Row(
+                f"cached: {what}, {work}",
+                sides(ours, count),
+                "joblib.Memory",
+                sides(theirs, count),
+                budget,
+                count,
+                few,
+            )
+    targets = [flow_inc(i) for i in range(10 * n)]
+    theirs = memory.cache(inc)
+    yield Row(
+        "graph of 10,000, up to date",
+        lambda: flowpar.compute(targets, cache=home / "flowpar", scheduler="sync"),
+        "joblib.Memory, a loop",
+        calls(theirs, 10 * n),
+        None,
+        10 * n,
+        3,
+    )
+    shutil.rmtree(home)
+
+
 def start_ours():
     from flowpar.pools.processes import ProcessPool
 
@@ -340,7 +401,7 @@ def main():
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     options = parser.parse_args()
     results = []
-    for row in rows(options.quick):
+    for row in itertools.chain(rows(options.quick), cached_rows(options.quick)):
         if options.only in f"{row.work} {row.peer}":
             results.append(race(row))
             print(results[-1].line(), flush=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowpar.caching import objects
+from flowpar.caching import claims, index, objects
 from flowpar.caching import store as module
 from flowpar.caching.objects import ObjectDamaged, Stored, freeze, path_of, thaw, write
 from flowpar.caching.store import CacheRefused, Store, Trace, close_all, store_at
@@ -95,7 +95,7 @@ def put_value(store: Store, number: int, *, in_file: bool, **fields) -> Trace:
 
 
 def value_of(number: int, *, in_file: bool):
-    return np.full(3000, number) if in_file else ("value", number)
+    return np.full(6000, number) if in_file else ("value", number)
 
 
 def load(store: Store, trace: Trace):
@@ -281,16 +281,17 @@ def test_runs_come_back_newest_first(store):
     assert store.runs()[0] == (2.0, 1.5, "done", "main\\udc80.py", '{"ran": 1}')
 
 
-def test_a_change_by_another_is_seen_once(store, opened, path):
+def test_a_change_by_another_gives_another_version(store, opened, path):
     other = opened(path)
-    assert not store.is_changed()
+    version = store.version()
     store.put(trace_of(1), None)
     store.commit()
-    assert not store.is_changed()
+    assert store.version() == version
     other.put(trace_of(2), None)
+    assert store.version() == version
     other.commit()
-    assert store.is_changed()
-    assert not store.is_changed()
+    assert store.version() == store.version() != version
+    assert (store.n_put, other.n_put) == (1, 1)
 
 
 # ---------------------------------------------------------------------------------- objects
@@ -335,6 +336,34 @@ def test_an_object_that_is_forgotten_is_not_fetched(store, in_file, is_committed
     assert store.lookup([trace.key]) == {trace.key: trace}
     put_value(store, 1, in_file=in_file)
     assert is_value_of(load(store, trace), 1)
+
+
+def test_an_object_that_cannot_be_deleted_is_forgotten_all_the_same(store):
+    """Else a run would find it, and find it damaged, for ever."""
+    for number, in_file in enumerate((False, True)):
+        put_value(store, number, in_file=in_file)
+    store.commit()
+    traces = store.lookup([key_of(0), key_of(1)]).values()
+    with given_up():
+        store.give_up("no more")
+    for trace in traces:
+        store.forget_object(trace.object)
+        assert store.fetch(trace.object, trace.size) is None
+        assert store.small([trace.object]) == {}
+
+
+def test_an_object_that_is_forgotten_and_made_again_while_the_index_is_replaced(path):
+    store = Store(path)
+    trace = put_value(store, 1, in_file=False)
+    store.commit()
+    damage(path, "late garbage")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FlowparWarning)
+        store.forget_object(trace.object)
+        put_value(store, 1, in_file=False)
+        store.commit()
+    assert is_value_of(load(store, trace), 1)
+    store.close()
 
 
 def test_a_file_of_another_size_is_not_fetched(store):
@@ -535,7 +564,7 @@ def test_a_closed_store_does_nothing_and_raises_nothing(store):
     assert store.sizes() == (0, 0, 0)
     assert store.delete_traces() == 0
     assert list(store.verify()) == list(store.orphans()) == store.runs() == []
-    assert not store.is_changed()
+    assert store.version() == store.version()
     assert store.tend() is None
     assert not store._waiting
 
@@ -664,7 +693,7 @@ def use(store: Store) -> None:
     store.put_run(0.0, 0.0, "", "", "")
     store.drop_objects([b"x" * 32])
     store.earlier("load")
-    store.is_changed()
+    store.version()
     list(store.orphans())
     list(store.verify())
     store.sizes()
@@ -812,7 +841,7 @@ def test_an_interrupt_at_a_commit_loses_nothing(store, monkeypatch):
 
 
 def test_an_index_that_stays_locked_is_given_up(path, monkeypatch):
-    monkeypatch.setattr(module, "BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(index, "BUSY_SECONDS", 0.01)
     store = Store(path)
     other = sqlite3.connect(path / "index.sqlite", isolation_level=None)
     try:
@@ -1072,7 +1101,9 @@ def test_a_directory_that_cannot_be_written_to_gives_what_it_has(own_folder, are
         store.drop_objects([traces[1].object])
         store.forget_object(traces[0].object)
         store.clear()
-        assert is_value_of(load(store, traces[0]), 0)
+        assert load(store, traces[0]) is None, "it would be found damaged again and again"
+        assert is_value_of(load(store, traces[1]), 1)
+        assert is_value_of(load(store, traces[2]), 2)
         assert list(store.verify()) == []
         assert store.is_usable
         store.close()
@@ -1093,8 +1124,9 @@ def test_a_directory_that_another_writes_to_can_be_read_beside_it(own_folder):
             reader = Store(own_folder)
         assert is_value_of(load(reader, reader.lookup([first.key])[first.key]), 1)
         put_value_only(writer, 2)
+        version = reader.version()
         writer.commit()
-        assert reader.is_changed()
+        assert reader.version() != version
         assert reader.lookup([key_of(2)])
         reader.close()
         own_folder.chmod(0o700)
@@ -1203,11 +1235,49 @@ def test_two_keys_of_one_byte_only_wait_for_each_other(store, path):
     assert in_child(claims_in_child, path, KEY) == 0
 
 
-@pytest.mark.parametrize("key", [b"\xff" * 32, module._OPENING.to_bytes(8, "little")])
+@pytest.mark.parametrize("key", [b"\xff" * 32, claims.OPENING.to_bytes(8, "little")])
 def test_no_key_meets_who_opens_the_directory(store, path, monkeypatch, key):
-    monkeypatch.setattr(module.time, "sleep", lambda _: os._exit(50))
+    monkeypatch.setattr(claims.time, "sleep", lambda _: os._exit(50))
     assert store.claim(key)
     assert in_child(claims_in_child, path, key, KEY) == 1
+
+
+@pytest.mark.parametrize("n_kept", [0, 1, 3, 40])
+def test_keys_that_are_freed_together_leave_all_others_locked(
+    store, path, opened, slow_to_commit, n_kept
+):
+    rng = random.Random(n_kept)
+    keys = [rng.randbytes(32) for _ in range(60)] + [b"\xff" * 32, bytes(32)]
+    rng.shuffle(keys)
+    kept, gone = keys[:n_kept], keys[n_kept:]
+    other = opened(path)
+    in_threads(lambda at: [other.claim(key) for key in kept[at::2]], 2)
+    for number, key in enumerate(gone):
+        assert store.claim(key)
+        store.put(trace_of(number, key=key), None)
+        store.free(key, at_once=False)
+    assert in_child(claims_in_child, path, *keys) == 0, "not before the commit"
+    store.commit()
+    assert in_child(claims_in_child, path, *kept) == 0
+    assert in_child(claims_in_child, path, *gone) == len(gone)
+
+
+def test_keys_that_are_freed_together_do_not_let_another_open_the_directory(store, path):
+    def opens():
+        handle = os.open(path / "locks", os.O_RDWR)
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, claims.OPENING)
+        except BlockingIOError:
+            return 7
+        return 8
+
+    assert all(store.claim(key) for key in (KEY, OTHER, b"\xff" * 32))
+    with store._held.alone():
+        for key in (KEY, OTHER, b"\xff" * 32):
+            store._held.free_later(key)
+        store._held.free_due()
+        assert in_child(opens) == 7
+    assert in_child(opens) == 8
 
 
 def test_threads_that_wait_have_a_key_one_after_another(store):
@@ -1332,7 +1402,7 @@ def test_a_file_system_without_locks_lets_all_keys_be_had(path, monkeypatch, wai
     def lockf(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(module.fcntl, "lockf", lockf)
+    monkeypatch.setattr(claims.fcntl, "lockf", lockf)
     store = Store(path)
     assert store.is_usable
     assert store.claim(KEY, wait=wait)
@@ -1346,7 +1416,7 @@ def test_an_interrupt_while_waiting_leaves_the_key_alone(store, monkeypatch):
     def lockf(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.fcntl, "lockf", lockf)
+    monkeypatch.setattr(claims.fcntl, "lockf", lockf)
     with pytest.raises(KeyboardInterrupt):
         store.claim(KEY, wait=True)
     monkeypatch.undo()
@@ -1360,7 +1430,7 @@ def test_who_opens_waits_for_another_who_does_but_not_for_ever(path, monkeypatch
 
     def hang():
         handle = os.open(path / "locks", os.O_RDWR)
-        fcntl.lockf(handle, fcntl.LOCK_EX, 1, module._OPENING)
+        fcntl.lockf(handle, fcntl.LOCK_EX, 1, claims.OPENING)
         os.write(writer, b"x")
         signal.pause()
 
@@ -1372,10 +1442,10 @@ def test_who_opens_waits_for_another_who_does_but_not_for_ever(path, monkeypatch
 
     pid, pauses = fork(hang), []
     os.read(reader, 1)
-    monkeypatch.setattr(module.time, "sleep", pause)
+    monkeypatch.setattr(claims.time, "sleep", pause)
     store = Store(path)
     assert store.is_usable
-    assert len(pauses) == (module._OPENING_TRIES if hangs else 3)
+    assert len(pauses) == (claims.OPENING_TRIES if hangs else 3)
     store.close()
     if hangs:
         os.kill(pid, signal.SIGKILL)
@@ -1416,7 +1486,7 @@ def test_a_fork_while_a_thread_has_the_locks_does_not_hang_the_child(store, path
     ready, done = threading.Event(), threading.Event()
 
     def hold():
-        with store._lock, module._here.opening:
+        with store._lock, claims.here.opening:
             ready.set()
             done.wait(60)
 
@@ -1458,7 +1528,8 @@ def test_a_child_that_ends_as_python_does_leaves_the_log_alone(run_script, path)
             sys.exit(0)
         store.close()
         if not os.fork():
-            put(Store(path), 2)
+            store = Store(path)  # not closed, as it would be if nobody had it
+            put(store, 2)
             os.kill(os.getpid(), signal.SIGKILL)
         os.wait()
         assert (path / "index.sqlite-wal").stat().st_size
@@ -1507,7 +1578,7 @@ def test_eight_threads_put_look_and_commit(store, monkeypatch):
             assert is_value_of(load(store, trace), number)
             if number % 10 == thread:
                 store.commit()
-                store.is_changed()
+                store.version()
 
     in_threads(work, 8)
     store.commit()
@@ -1649,5 +1720,5 @@ def test_kills_at_the_very_opening_leave_a_directory_that_can_be_used(tmp_path):
 
 def test_nothing_of_a_store_is_left_in_this_process():
     gc.collect()
-    assert not module._here.claims
+    assert not claims.here.claims
     assert not any(each.is_usable for each in module._here.everyone)
