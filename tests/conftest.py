@@ -29,12 +29,17 @@ LIMIT = 120
 """Seconds that one test may take before the whole suite is stopped with all stacks."""
 
 
+def pytest_configure(config):
+    """Keep the real stderr: while a test runs, descriptor 2 is a file that dies with the process."""
+    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        config.real_stderr = os.dup(2)
+
+
 @pytest.fixture(autouse=True)
 def _no_hang(request):
     limit = request.node.get_closest_marker("limit")
-    faulthandler.dump_traceback_later(
-        limit.args[0] if limit else LIMIT, exit=True, file=sys.__stderr__
-    )
+    seconds = limit.args[0] if limit else LIMIT
+    faulthandler.dump_traceback_later(seconds, exit=True, file=request.config.real_stderr)
     yield
     faulthandler.cancel_dump_traceback_later()
 

@@ -225,7 +225,7 @@ def cells_of(nodes):
         takes = tuple(place[need] for need in taken(node))
         waits_for = tuple(place[need] for need in waited_for(node))
         if node.kind == "operator":
-            cells.append(Cell(None, "add", takes, takes, "cheap", "plain", values[number]))
+            cells.append(Cell(None, "add", takes, takes, "kept", "plain", values[number]))
         else:
             identity = number, replace(node, needs=())
             value = ("first", values[number]) if node.kind == "pair" else values[number]
@@ -298,9 +298,9 @@ class Running:
                 self.load(need)
         self.there.add(at)
         self.model.known.add(self.keys[at])
-        if cell.policy == "cheap":
-            if is_kept:
-                self.model.objects.add(self.keys[at])
+        if cell.policy == "cheap" and is_kept:
+            self.model.objects.add(self.keys[at])
+        if cell.name is None:
             return
         self.calls[cell.name] += 1
         if cell.way == "dynamic":
