@@ -171,7 +171,16 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "utils.py").write_text(UTILS)
     (tmp_path / "pipeline.py").write_text(PIPELINE)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    # main() makes a script the main program, as python would; this process has one, and other
+    # tests' workers look for its file.
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    for name in ("pipeline", "utils"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    yield tmp_path
+    for name in ("pipeline", "utils"):
+        sys.modules.pop(name, None)
 
 
 def flow(*arguments):
