@@ -13,42 +13,23 @@ from __future__ import annotations
 import random
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from flowpar.caching.cache import Cache
-from flowpar.caching.code import Code, short_text
-from flowpar.caching.digest import NotDigestible, hashed
-from flowpar.caching.files import File, FileMissing, facts_learned, is_unchanged, learn_facts
-from flowpar.caching.keeping import (
-    Expected,
-    Keeper,
-    Kept,
-    Small,
-    digester,
-    imported_of,
-    keep_expansion,
-)
-from flowpar.caching.keys import KeyMaker, Literals, Part
+from flowpar.caching.files import facts_learned, is_unchanged, learn_facts
+from flowpar.caching.keeping import Expected, Keeper, Kept, Small, digester, keep_expansion
 from flowpar.caching.objects import INLINE_UP_TO, Stored
-from flowpar.caching.reasons import (
-    CONTAINER,
-    DEPENDENCY,
-    NEVER_RAN,
-    Shown,
-    difference,
-    in_words,
-    nearest,
-    undeclared_text,
-)
+from flowpar.caching.reasons import in_words, undeclared_text
 from flowpar.caching.store import Trace
 from flowpar.errors import FlowparWarning
 from flowpar.graph import Graph
+from flowpar.likeness import Likeness
 from flowpar.planner import Plan
 from flowpar.pools.transport import Report
 from flowpar.status import CACHED, READY
-from flowpar.task import ALL_REFS, Function, Ref, Task, Template, value
+from flowpar.task import Task
+from flowpar.taskkeys import Kind, TaskKeys
 
 EXPANSION: Final = "expansion"
 
@@ -58,24 +39,6 @@ OTHER_CODE: Final = (
 )
 
 NOT_PURE: Final = "it is not pure, and always runs"
-
-MOST_SHOWN: Final = 100
-"""Tasks in a container among the arguments that are told apart where people are told of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """What the cache does with the tasks of one function."""
-
-    maker: KeyMaker
-    passes: bool
-    """Whether its values are not kept, and what needs one goes by its key."""
-    is_pure: bool
-    keeps: bool
-    """Whether its values are worth a place; items of others are made again as fast."""
-    expires: float | None
-    expected: Expected | None
-    """The code that processes should have of it; None: nothing can be said of that."""
 
 
 class Judge:
@@ -100,8 +63,8 @@ class Judge:
     ----------
     expansions
         Tasks that are known to have returned a delayed value, with it: to be expanded.
-    whys
-        By index: why a task runs, where that is not what its last trace differs in.
+    likeness
+        Tells why its tasks run.
     missed
         Tasks that have to run, as far as is known.
     """
@@ -117,25 +80,21 @@ class Judge:
     ) -> None:
         self.cache = cache
         self.store = cache.store()
-        self.began = time.time()
         self.expansions: list[tuple[int, Task]] = []
-        self.whys: dict[int, str] = {}
-        self.parts: dict[int, list[Part]] = {}
+        self.missed: set[int] = set()
         self._graph = graph
         self._plan: Plan
-        self._seed_of = seed_of
         self._is_nested = is_nested
         self._is_quiet = is_quiet
-        self.missed: set[int] = set()
-        self._kinds: dict[int, _Kind] = {}
-        self._literals = Literals()
-        self._digests: dict[int, bytes | None] = {}
-        self._keys: dict[int, bytes | None] = {}
+        self._told: set[str] = set()
+        self._keys = TaskKeys(graph, seed_of, self._say)
+        self._whys = self._keys.whys
         self._traces: dict[int, Trace] = {}
         self._refused: dict[int, Trace] = {}
         self._small: dict[bytes, bytes] = {}
         self._forgotten: set[int] = set()
         self._current: set[bytes] = set()
+        self.likeness = Likeness(graph, self._keys, self.store, self._current)
         self._owners: dict[bytes, int] = {}
         self._parked: dict[bytes, list[int]] = {}
         self._held: set[bytes] = set()
@@ -145,8 +104,6 @@ class Judge:
         self._judged_at: dict[int, int] = {}
         self._audited: dict[int, Trace] = {}
         self._noted: set[bytes] = set()
-        self._earlier: dict[str, list[Trace]] = {}
-        self._told: set[str] = set()
         self._rng = random.Random()  # noqa: S311 - a sample is no secret
         learn_facts(self.store.file_facts())
         digester().new_epoch()
@@ -154,6 +111,7 @@ class Judge:
     def attend(self, plan: Plan) -> None:
         """Judge the tasks of this plan from now on."""
         self._plan = plan
+        self._keys.became = plan.became
 
     # ------------------------------------------------------------------------------ judging
 
@@ -164,7 +122,7 @@ class Judge:
             indices, plan.unjudged = plan.unjudged, []
             self._count_changes()
             self._judged_at.update(dict.fromkeys(indices, self._changes))
-            keys = {index: self._key(index) for index in indices}
+            keys = {index: self._keys.make(index) for index in indices}
             found = self.store.lookup([key for key in keys.values() if key is not None])
             self._small = self._wanted_objects(keys, found)
             for index, key in keys.items():
@@ -185,9 +143,8 @@ class Judge:
         )
 
     def _decide(self, index: int, trace: Trace | None) -> None:
-        kind, plan = self._kind(index), self._plan
-        if kind.passes and self._keys[index] is not None:
-            self._digests[index] = _passed(self._keys[index])
+        kind, plan = self._keys.kind(index), self._plan
+        if kind.passes and self._keys.pass_on(index):
             if plan.must_have(index):
                 self._miss(index)
             else:
@@ -201,7 +158,7 @@ class Judge:
         else:
             self._take(index, trace, kind)
 
-    def _take(self, index: int, trace: Trace, kind: _Kind) -> None:
+    def _take(self, index: int, trace: Trace, kind: Kind) -> None:
         """Take a trace for the value of a task, unless something speaks against it."""
         plan, known = self._plan, None
         why = self._objection(index, trace, kind)
@@ -212,7 +169,7 @@ class Judge:
         if why:
             self._refuse(index, trace, why)
             return
-        self._digests[index] = trace.value
+        self._keys.know(index, trace.value)
         self._traces[index] = trace
         self._current.add(trace.key)
         plan.reasons.pop(index, None)
@@ -221,9 +178,9 @@ class Judge:
     def _loss(self, index: int, trace: Trace) -> str:
         if trace.object is None:
             return "its value is wanted, and was not kept"
-        return self.whys.get(index) or "its value is gone from the cache"
+        return self._whys.get(index) or "its value is gone from the cache"
 
-    def _objection(self, index: int, trace: Trace, kind: _Kind) -> str:
+    def _objection(self, index: int, trace: Trace, kind: Kind) -> str:
         if not kind.is_pure:
             return NOT_PURE
         age = time.time() - trace.created
@@ -237,13 +194,13 @@ class Judge:
         return "audited: it is up to date, and runs to see" if index in self._audited else ""
 
     def _refuse(self, index: int, trace: Trace, why: str) -> None:
-        self.whys[index] = why
+        self._whys[index] = why
         self._refused[index] = trace
         self._miss(index)
 
     def _replay(self, index: int, trace: Trace) -> None:
         """Have the delayed value expanded that a task is known to have returned."""
-        stored = self._load_from(trace) if self._kind(index).is_pure else None
+        stored = self._load_from(trace) if self._keys.kind(index).is_pure else None
         try:
             task = stored.load() if stored is not None else None
         except Exception:  # noqa: BLE001 - a damaged object, or code that is no more: it runs again
@@ -255,7 +212,7 @@ class Judge:
 
     def doubt(self, index: int) -> None:
         """Let a task run whose delayed value is known, and does not fit."""
-        self.whys[index] = "the delayed value that it returned does not fit any more"
+        self._whys[index] = "the delayed value that it returned does not fit any more"
         self._miss(index)
 
     def _miss(self, index: int) -> None:
@@ -273,7 +230,7 @@ class Judge:
 
     def _claimable(self, index: int) -> bytes | None:
         """Return the key of a task whose value one may take from another that has the same key."""
-        kind = self._kind(index)
+        kind = self._keys.kind(index)
         return self._keys.get(index) if kind.is_pure and kind.keeps else None
 
     def unpark(self) -> bool:
@@ -284,100 +241,18 @@ class Judge:
             self._plan.unjudged += indices
         return bool(parked)
 
-    # --------------------------------------------------------------------------------- keys
-
-    def _key(self, index: int) -> bytes | None:
-        """Return the key of a task all of whose dependencies are known; None if it has none."""
-        kind = self._kind(index)
-        key = None
-        if kind.maker.trouble:
-            self._say_uncacheable(index, kind.maker.trouble)
-        else:
-            try:
-                digests, names = self._argument_digests(index)
-            except FileMissing as error:  # the task itself will say so
-                self.whys[index] = str(error)
-            except NotDigestible as error:
-                self._say_uncacheable(index, str(error))
-            else:
-                if digests is not None:
-                    self.parts[index] = parts = kind.maker.parts(digests, names)
-                    seed = None if self._seed_of is None else self._seed_of(index)
-                    key = kind.maker.key(parts, seed)
-        self._keys[index] = key
-        return key
-
-    def _argument_digests(self, index: int) -> tuple[list[bytes] | None, tuple[str, ...]]:
-        """Return the digests of the arguments of a call, and the names of the last of them."""
-        _, _, shape, args, kwargs = self._graph.call(index)
-        names = tuple(kwargs or ())
-        given = (*args, *kwargs.values()) if kwargs else args
-        ignored = self._kind(index).maker.ignored(len(given), names)
-        if shape == ALL_REFS and not ignored:
-            found = [self.digest_of(need) for need in given]
-        else:
-            name = self._graph.tasks[index]._function.name
-            paths = [f"{name}: argument {each}" for each in (*range(len(args)), *names)]
-            found = [
-                b"" if at in ignored else self._argument(argument, shape, paths[at])
-                for at, argument in enumerate(given)
-            ]
-        for digest in found:
-            if digest is None:
-                self.whys[index] = "what it depends on has no digest, so it always runs"
-                return None, names
-        return found, names  # type: ignore[return-value]
-
-    def _argument(self, argument: object, shape: int, path: str) -> bytes | None:
-        if shape == ALL_REFS and type(argument) is int:
-            return self.digest_of(argument)
-        if type(argument) is Ref:
-            return self.digest_of(argument.index)
-        if type(argument) is not Template:
-            return self._literals.digest(argument, path)
-        pieces = [b"container", self._literals.digest(argument.make, path)]
-        for part in argument.parts:
-            digest = self._argument(part, shape, path)
-            if digest is None:
-                return None
-            pieces.append(digest)
-        return hashed(*pieces)
-
-    def digest_of(self, index: int) -> bytes | None:
-        """Return the digest of the value of a task that is known; None if it has none."""
-        became = self._plan.became
-        while index in became and not self._kind(index).passes:
-            index = became[index]
-        if index not in self._digests:
-            task = self._graph.tasks[index]
-            if task._function.call is not value:
-                return None
-            try:
-                self._digests[index] = self._literals.digest(task._args[0], "a delayed value")
-            except NotDigestible as error:
-                self._say(task._function.name, str(error))
-                self._digests[index] = None
-        return self._digests[index]
-
-    def _kind(self, index: int) -> _Kind:
-        function = self._graph.tasks[index]._function
-        kind = self._kinds.get(function.number)
-        if kind is None:
-            kind = self._kinds[function.number] = _kind_of(function)
-        return kind
-
     # ------------------------------------------------------------------------------ running
 
     def keeper(self, batch: Collection[int], *, is_local: bool) -> Keeper:
         """Return what has the values of a batch digested and kept where they are made."""
-        kinds = {index: self._kind(index) for index in batch}
+        kinds = {index: self._keys.kind(index) for index in batch}
         digests = frozenset(index for index, kind in kinds.items() if not kind.passes)
         keeps = frozenset(
             index
             for index in digests
             if kinds[index].is_pure
             and (kinds[index].keeps or self._plan.must_have(index))
-            and self._keys.get(index, b"") is not None
+            and (not self._keys.is_made(index) or self._keys.get(index) is not None)
         )
         is_kept = self.store.is_usable and self.store.is_writable
         codes = {} if is_local or not is_kept else self._codes(keeps)
@@ -385,9 +260,12 @@ class Judge:
 
     def _codes(self, indices: Iterable[int]) -> dict[int, Expected]:
         """Return what the code of the functions of some tasks is, for who runs them elsewhere."""
-        functions = {self._graph.tasks[index]._function for index in indices}
-        found = {function.number: self._kinds[function.number].expected for function in functions}
-        return {number: expected for number, expected in found.items() if expected is not None}
+        found: dict[int, Expected] = {}
+        for index in indices:
+            expected = self._keys.kind(index).expected
+            if expected is not None:
+                found[self._graph.tasks[index]._function.number] = expected
+        return found
 
     def held_up(self, batch: list[int]) -> set[int]:
         """Return those of a batch that another process is computing, or has computed by now."""
@@ -442,34 +320,33 @@ class Judge:
                 if index not in report.expanded:
                     self.release(index)
                 continue
-            if index not in self._keys:  # it rode with what it needs, and was never judged
-                self._key(index)
+            if not self._keys.is_made(index):  # it rode with what it needs, and was never judged
+                self._keys.make(index)
             self._record(index, report.kept.get(index))
             self.release(index)
 
     def _record(self, index: int, kept: Kept | None) -> None:
-        kind, key = self._kind(index), self._keys[index]
-        if kind.passes and key is not None:
-            self._digests[index] = _passed(key)
+        kind, key = self._keys.kind(index), self._keys.get(index)
+        if kind.passes and self._keys.pass_on(index):
             return
-        self._digests[index] = kept.digest if kept is not None else None
+        self._keys.know(index, kept.digest if kept is not None else None)
         if kept is None:
             return
         if kept.is_broken:
             self.store.give_up(kept.trouble)
         elif kept.trouble:
-            self._say_uncacheable(index, kept.trouble)
+            self._keys.say_uncacheable(index, kept.trouble)
         for path in kept.opened:
             self._say_opened(index, path)
         if kept.is_foreign:
-            self._say_uncacheable(index, OTHER_CODE)
+            self._keys.say_uncacheable(index, OTHER_CODE)
         elif key is not None and kept.digest is not None and kind.is_pure:
             self._check_audit(index, kept.digest)
             self._put(index, key, kept, "value")
 
     def _put(self, index: int, key: bytes, kept: Kept, what: str) -> None:
         function = self._graph.tasks[index]._function
-        code = self._kind(index).maker.code
+        code = self._keys.kind(index).maker.code
         if code is None or kept.digest is None:
             return
         if code.digest not in self._noted:
@@ -485,7 +362,7 @@ class Judge:
             function=code.digest,
             name=function.name,
             place=self._graph.key(index),
-            parts=self.shown_parts(index),
+            parts=self.likeness.shown_parts(index),
             files=kept.files,
             kind=what,
         )
@@ -496,7 +373,7 @@ class Judge:
 
     def record_expansion(self, index: int, source: Task) -> None:
         """Remember the delayed value that a task returned."""
-        kind, key = self._kind(index), self._keys.get(index)
+        kind, key = self._keys.kind(index), self._keys.get(index)
         is_kept = self.store.is_usable and self.store.is_writable
         if key is not None and kind.is_pure and not kind.passes and is_kept:
             kept = keep_expansion(self.store.folder, source)
@@ -549,7 +426,7 @@ class Judge:
         self._plan.values.pop(source, None)
         trace = self._traces.get(source)
         if trace is not None and trace.object is not None:
-            self.whys[source] = "its value in the cache was damaged"
+            self._whys[source] = "its value in the cache was damaged"
             self._small.pop(trace.object, None)
             if source in self._forgotten:
                 # Else it would be made and lost for ever.
@@ -578,41 +455,25 @@ class Judge:
         """Return why a task ran, or has to; None of one that was not judged."""
         if self._plan.status[index] == CACHED:
             return None
-        if index in self.whys:
-            return self.whys[index]
-        if not self._kind(index).is_pure:
+        if index in self._whys:
+            return self._whys[index]
+        if not self._keys.kind(index).is_pure:
             return NOT_PURE
-        if self._kind(index).passes:
+        if self._keys.kind(index).passes:
             return "its value is not kept"
-        return in_words(self.differences(index)) if index in self.parts else None
-
-    def differences(self, index: int) -> list[str]:
-        """Return what has changed since the last call that was like that of a task."""
-        code = self._kind(index).maker.code
-        trace = self.nearest(index)
-        if trace is None or code is None:
-            return [NEVER_RAN]
-        return difference(self.shown_parts(index), code, trace, self.store.components) or [
-            NEVER_RAN
-        ]
+        return in_words(self.likeness.differences(index)) if index in self._keys.parts else None
 
     def accept(self, index: int) -> bool:
         """Keep the value of a task's last like call; False if more than its code has changed.
 
         That this was done is noted among the events of the cache.
         """
-        key, trace = self._keys.get(index), self.nearest(index)
-        code = self._kind(index).maker.code
-        if key is None or trace is None or code is None or not self._kind(index).is_pure:
+        kind = self._keys.kind(index)
+        trace = self.likeness.renewed(index) if kind.is_pure else None
+        if trace is None or kind.maker.code is None:
             return False
-        parts = self.shown_parts(index)
-        same = [part[:2] for part in parts] == [part[:2] for part in trace.parts]
-        if not same or trace.function == code.digest:
-            return False
-        self.store.put_function(code.digest, code.components)
-        self.store.put(
-            replace(trace, key=key, function=code.digest, parts=parts, created=time.time()), None
-        )
+        self.store.put_function(kind.maker.code.digest, kind.maker.code.components)
+        self.store.put(trace, None)
         text = f"accepted: {self._graph.key(index)} has the value that its former code gave"
         self.store.execute("insert into event values (?, ?)", (time.time(), text))
         return True
@@ -623,79 +484,8 @@ class Judge:
             index = self._plan.became[index]
         return self._traces.get(index)
 
-    def reason_of(self, trace: Trace) -> str:
-        """Return why the call that left a trace ran."""
-        earlier = self.store.earlier(trace.name, before=trace.created)
-        last = nearest(trace.parts, trace.function, trace.place, earlier)
-        if last is None:
-            return NEVER_RAN
-        code = Code(trace.function, self.store.components(trace.function))
-        found = difference(trace.parts, code, last, self.store.components)
-        return in_words(found) or NEVER_RAN
-
-    def nearest(self, index: int) -> Trace | None:
-        """Return the last trace that was like a task; not of one that another task has now."""
-        function = self._graph.tasks[index]._function
-        earlier = self._earlier.get(function.name)
-        if earlier is None:
-            earlier = self._earlier[function.name] = self.store.earlier(
-                function.name, before=self.began
-            )
-        code = self._kind(index).maker.code
-        return nearest(
-            self.shown_parts(index),
-            code.digest if code is not None else b"",
-            self._graph.key(index),
-            [trace for trace in earlier if trace.key not in self._current],
-        )
-
-    def shown_parts(self, index: int) -> tuple[Shown, ...]:
-        """Return of each argument of a task its name, its digest, and what people are shown."""
-        _, _, shape, args, kwargs = self._graph.call(index)
-        if shape == ALL_REFS:
-            texts = [self._task_text(need) for need in args]
-        else:
-            texts = [self._text(each) for each in (*args, *(kwargs or {}).values())]
-        names = tuple(kwargs or ())
-        maker = self._kind(index).maker
-        shown = maker.texts(texts, names)
-        parts = [
-            (name, digest, text)
-            for (name, digest), text in zip(self.parts[index], shown, strict=True)
-        ]
-        parts += self._parts_inside(args, kwargs)
-        policy = self._graph.tasks[index]._function.policy
-        if policy.version is not None:
-            parts.append((" version", policy.version.encode(), repr(policy.version)))
-        if self._seed_of is not None:
-            parts.append((" seed", b"%d" % self._seed_of(index), "of the run"))
-        return tuple(parts)
-
-    def _parts_inside(
-        self, args: Iterable[object], kwargs: Mapping[str, object] | None
-    ) -> Iterator[Shown]:
-        """Yield each of the tasks, if not too many, in the containers among the arguments."""
-        for at, argument in enumerate((*args, *(kwargs or {}).values())):
-            if type(argument) is Template:
-                for number, need in enumerate(argument.refs()[:MOST_SHOWN]):
-                    digest = self.digest_of(need) or b""
-                    yield f" {at}.{number}", digest, self._task_text(need)
-
-    def _text(self, argument: object) -> str:
-        if type(argument) is Ref:
-            return self._task_text(argument.index)
-        if type(argument) is Template:
-            return CONTAINER
-        return repr(argument) if isinstance(argument, File) else short_text(argument)
-
-    def _task_text(self, index: int) -> str:
-        task = self._graph.tasks[index]
-        if task._function.call is value:
-            return short_text(task._args[0])
-        return DEPENDENCY + self._graph.key(index)
-
     def _say_uncacheable(self, index: int, why: str) -> None:
-        self.whys[index] = f"it cannot be kept: {why}"
+        self._whys[index] = f"it cannot be kept: {why}"
         name = self._graph.tasks[index]._function.name
         self._say(name, f"what {name} returns is not kept, and it always runs: {why}")
 
@@ -707,31 +497,3 @@ class Judge:
         if about not in self._told and not self._is_quiet:
             self._told.add(about)
             warnings.warn(text, FlowparWarning, stacklevel=2)
-
-
-def _passed(key: bytes | None) -> bytes:
-    return hashed(b"passed", key or b"")
-
-
-def _expected_of(function: Function) -> Expected | None:
-    try:
-        code = digester().code(function.call)
-    except NotDigestible:
-        return None
-    travels = getattr(function.call, "__module__", "__main__") == "__main__"
-    return Expected(code.digest, imported_of(code) if travels else None)
-
-
-def _kind_of(function: Function) -> _Kind:
-    policy = function.policy
-    is_gathering = function.is_cheap and function.name == "gathered"
-    return _Kind(
-        maker=KeyMaker(
-            function.call, version=policy.version, ignore=policy.ignore, deps=policy.deps
-        ),
-        passes=policy.pure and (policy.cache is False or is_gathering),
-        is_pure=policy.pure,
-        keeps=policy.cache is not False and not function.is_cheap,
-        expires=policy.expires,
-        expected=_expected_of(function),
-    )

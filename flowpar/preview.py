@@ -382,7 +382,7 @@ class Look:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(trace.created))
         return (
             f"up to date: it ran at {when} for {trace.seconds:.3g} s, "
-            f"because: {self.judge.reason_of(trace)}"
+            f"because: {self.judge.likeness.reason_of(trace)}"
         )
 
 
