@@ -37,6 +37,16 @@ def dump(value: object, buffer_callback: BufferCallback | None = None) -> bytes:
         return dumps(value, buffer_callback)
 
 
+def dump_apart(value: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
+    """Return the pickle of a value, and the large buffers beside it."""
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        return _fast_dumps(value, buffers.append), buffers
+    except Exception:  # noqa: BLE001 - as in `dump`
+        buffers.clear()
+        return dumps(value, buffers.append), buffers
+
+
 _FOUND_BY_NAME: Final = frozenset({"numpy", "pandas", "scipy", "polars", "pyarrow"})
 """Packages whose functions stand in the pickles of arrays and tables; of any other function the
 slower pickler knows whether a worker can import it."""

@@ -95,6 +95,8 @@ class Plan:
     ----------
     values
         What finished tasks returned, by index, as long as something needs it.
+    sealed
+        By index: what goes to other processes in place of some of these values.
     errors
         Why a task failed for good, by index.
     attempts
@@ -121,6 +123,7 @@ class Plan:
     ) -> None:
         self.graph = graph
         self.values: dict[int, Any] = {}
+        self.sealed: dict[int, object] = {}
         self.errors: dict[int, BaseException] = {}
         self.reasons: dict[int, str] = {}
         self.status = bytearray()
@@ -979,6 +982,9 @@ class Plan:
         """Let go of values that nothing can need any more, and of what only those could need."""
         for index in unneeded:
             self.values.pop(index, None)
+        if self.sealed:
+            for index in unneeded:
+                self.sealed.pop(index, None)
         stack = [index for index in unneeded if index in self._passed] if self._passed else []
         while stack:
             index = stack.pop()
@@ -988,6 +994,7 @@ class Plan:
                 if self._uses[need]:
                     continue
                 self.values.pop(need, None)
+                self.sealed.pop(need, None)
                 if need in self._passed:
                     stack.append(need)
 

@@ -14,6 +14,7 @@ from flowpar.errors import FlowparError, RunFailed
 from flowpar.events import Counts, TaskRecord
 from flowpar.graph import Graph
 from flowpar.planner import Plan
+from flowpar.pools.depot import Held
 from flowpar.pools.failures import text_of
 from flowpar.pools.transport import SEALED, Packed, Report
 from flowpar.pools.worker import fill
@@ -60,7 +61,7 @@ class Ledger:
         for index, value in report.values.items():
             if type(value) is Packed:
                 self.size[index] = len(value.data)
-            elif type(value) is Stored:
+            elif type(value) is Held or type(value) is Stored:
                 self.size[index] = value.size
 
     def write_lost(self, index: int, place: tuple[str, str], start: float, end: float) -> None:

@@ -36,10 +36,21 @@ from flowpar.notes import describe
 from flowpar.placement import TINY, TINY_AFTER, Placement
 from flowpar.planner import Plan
 from flowpar.pools import shared, worker
+from flowpar.pools.depot import Held
 from flowpar.pools.failures import text_of
+from flowpar.pools.home import seal, warn_of_disk
 from flowpar.pools.serial import SerialPool
 from flowpar.pools.threads import ThreadPool
-from flowpar.pools.transport import KEPT, SEALED, Batch, Packed, Report, prepare_module, references
+from flowpar.pools.transport import (
+    KEPT,
+    SEALED,
+    TINY_TYPES,
+    Batch,
+    Packed,
+    Report,
+    prepare_module,
+    references,
+)
 from flowpar.pools.worker import execute
 from flowpar.record import CLOCK_OFFSET, Ledger, Run, failure_of
 from flowpar.settings import Options
@@ -353,7 +364,12 @@ class Scheduler:
         first = graph.tasks[indices[0]]._function
         if lane.is_local:
             self._load(inputs)
+        elif lane.name == "processes":
+            self._seal(inputs)
         batch = Batch(calls, functions, inputs, self._plan.wanted(indices))
+        batch.readers = frozenset(
+            number for number in functions if self._plan.functions[number].rides
+        )
         if len(indices) == 1:
             batch.timeout = first.policy.timeout
         batch.stop_on_error = self._options.on_error == "raise"
@@ -370,8 +386,21 @@ class Scheduler:
                 try:
                     loaded = value.load()  # type: ignore[attr-defined]
                     inputs[index] = self._plan.values[index] = loaded
+                    self._plan.sealed[index] = value
                 except (Exception, SystemExit):  # noqa: BLE001, S112 - the worker will say so
                     continue
+
+    def _seal(self, inputs: dict[int, object]) -> None:
+        """Pickle inputs that are values of this process once for all who take them elsewhere."""
+        for index, value in inputs.items():
+            if type(value) in TINY_TYPES or type(value) in SEALED:
+                continue
+            if index not in self._plan.sealed:
+                try:
+                    self._plan.sealed[index] = seal(value)
+                except Exception:  # noqa: BLE001, S112 - who pickles the batch names the culprit
+                    continue
+            inputs[index] = self._plan.sealed[index]
 
     def _seed(self, index: int) -> int:
         return seed_of(self._options.seed or 0, self._graph.key(index))
@@ -403,6 +432,9 @@ class Scheduler:
             self._expand(index, report.expanded[index], flight.lane)
         if flight.lane.name == "processes":
             self._settle_near(flight.indices)
+            for value in report.values.values():
+                if type(value) is Held:
+                    warn_of_disk(value.path)
 
     def _take_error(self, flight: Flight, error: BaseException) -> None:
         """Decide who of a batch is to blame for an error of its pool."""

@@ -17,7 +17,7 @@ import warnings
 import pytest
 
 from flowpar.caching import store
-from flowpar.pools import shared
+from flowpar.pools import home, shared
 
 # A process of multiprocessing's that lives as long as this one, once a pool has been spawned.
 multiprocessing.resource_tracker.ensure_running()
@@ -86,6 +86,7 @@ def _nothing_left():
     names = set(os.listdir("/dev/shm"))
     yield
     shared.close_all()
+    home.close_home()
     store.close_all()
     gc.collect()  # pools of multiprocessing's close their pipes then
     assert wait_until(lambda: children() <= before), f"left running: {children() - before}"

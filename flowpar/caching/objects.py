@@ -105,6 +105,27 @@ def freeze(value: object) -> Written:
         Whatever the value's own pickling raises.
     """
     data, buffers = dump_to_keep(value)
+    size, body = _body(data, buffers)
+    front = _digest(body[:2])
+    digest = _digest(body)
+    head = _HEAD.pack(MAGIC, len(data), len(buffers), digest, front)
+    return Written(blake3(head).digest(), size, (head, *body))
+
+
+def laid_out(data: bytes, buffers: Sequence[pickle.PickleBuffer]) -> tuple[int, list[Any]]:
+    """Return an object without digests, for memory that nobody else writes to.
+
+    Returns
+    -------
+    int, list
+        Its size in bytes, and its pieces; no buffer is copied.
+    """
+    size, body = _body(data, buffers)
+    return size, [_HEAD.pack(MAGIC, len(data), len(buffers), b"", b""), *body]
+
+
+def _body(data: bytes, buffers: Sequence[pickle.PickleBuffer]) -> tuple[int, list[Any]]:
+    """Return the size of an object, and what follows its head: lengths, pickle, buffers."""
     raw = [buffer.raw() for buffer in buffers]
     lengths = struct.pack(f"<{len(raw)}Q", *(view.nbytes for view in raw))
     body: list[Any] = [lengths, data]
@@ -113,10 +134,7 @@ def freeze(value: object) -> Written:
         padding = -at % ALIGNMENT
         body += [bytes(padding), view]
         at += padding + view.nbytes
-    front = _digest((lengths, data))
-    digest = _digest(body)
-    head = _HEAD.pack(MAGIC, len(data), len(raw), digest, front)
-    return Written(blake3(head).digest(), at, (head, *body))
+    return at, body
 
 
 def write(written: Written, folder: Path) -> Stored:
@@ -264,7 +282,23 @@ def thaw(view: memoryview | bytes, digest: bytes, *, in_full: bool = False) -> A
 
 def thaw_again(data: bytes) -> Any:
     """Return the value of an object from bytes that `thaw` has checked before."""
-    view = memoryview(data)
+    return _thawed_unchecked(memoryview(data))
+
+
+def read_unchecked(path: str) -> Any:
+    """Return the value of an object that `laid_out` made.
+
+    Raises
+    ------
+    ObjectDamaged
+        If the file cannot be read.
+    Exception
+        Whatever the value's own unpickling raises.
+    """
+    return _thawed_unchecked(_content(path))
+
+
+def _thawed_unchecked(view: memoryview) -> Any:
     _, length, count, _, _ = _HEAD.unpack_from(view)
     start = _HEAD.size + 8 * count
     return _thawed(view, struct.unpack_from(f"<{count}Q", view, _HEAD.size), start, start + length)

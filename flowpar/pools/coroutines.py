@@ -16,10 +16,9 @@ from flowpar.arguments import holds_task
 from flowpar.errors import Cancelled, PoolError
 from flowpar.pools.base import Callback, Ticket, Watchdog
 from flowpar.pools.transport import Batch, Failure, Report
+from flowpar.pools.values import NotComputed, Values
 from flowpar.pools.worker import (
-    Values,
     fill,
-    load_inputs,
     mark_thread_as_inside,
     tame,
     timed_out,
@@ -165,22 +164,21 @@ async def execute_coroutine(batch: Batch) -> Report:
     index, number, *_ = batch.calls[0]
     report = Report({}, {}, {}, [], time.perf_counter(), [], {}, worker_name())
     values = Values(batch.inputs)
-    load_inputs(batch, values, report)
-    if report.damaged:
+    try:
+        taken, named = _taken(batch.calls[0], values)
+        value = batch.functions[number](*taken, **named)
+        if inspect.isawaitable(value) and not isinstance(value, Task):
+            value = await value
+    except asyncio.CancelledError:
+        raise
+    except NotComputed:
         report.unstarted.append(index)
+        report.damaged += values.damaged
         return report
-    if not report.failed:
-        try:
-            taken, named = _taken(batch.calls[0], values)
-            value = batch.functions[number](*taken, **named)
-            if inspect.isawaitable(value) and not isinstance(value, Task):
-                value = await value
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
-            report.failed[index] = Failure(tame(error))
-        else:
-            _take(value, index, batch, report)
+    except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
+        report.failed[index] = Failure(tame(error))
+    else:
+        _take(value, index, batch, report)
     report.ends.append(time.perf_counter())
     return report
 

@@ -23,11 +23,13 @@ from flowpar.errors import Cancelled, PoolError
 from flowpar.pools import channel, nanny
 from flowpar.pools.channel import Frame, FrameError
 from flowpar.pools.failures import unpack_error
+from flowpar.pools.home import home
 from flowpar.pools.nursery import Notice, NurseryGoneError, Settings
 from flowpar.pools.obituary import Death, MemoryWatch, signal_name, worker_died
 from flowpar.pools.remote import RemoteWorker
 from flowpar.pools.roster import Roster
 from flowpar.pools.ticket import Ending, ProcessTicket, announce
+from flowpar.pools.transport import discard_report
 from flowpar.pools.worker import timed_out
 
 MOST_FAILED_BIRTHS: Final = 5
@@ -57,6 +59,8 @@ class Crew:
         self._is_stunted = False
         self._broken: PoolError | None = None
         self._memory = MemoryWatch()
+        self._unreported: dict[int, list[int]] = {}
+        """What workers had that we had killed, by the worker's number."""
 
     # ------------------------------------------------------------------ what is asked of it
 
@@ -175,6 +179,8 @@ class Crew:
             worker = self._roster.find(notice.number)
             if worker is not None:  # else we had it killed, and have forgotten it
                 self._hear_notice(worker, notice)
+            elif notice.what == nanny.EXITED:
+                home().sweep(notice.pid, self._unreported.pop(notice.number, ()))
 
     def _hear_notice(self, worker: RemoteWorker, notice: Notice) -> None:
         if notice.what == nanny.STARTED:
@@ -284,6 +290,7 @@ class Crew:
         """Kill a worker and forget it; all that it was sent has ended."""
         for ticket in worker.sent.values():
             self._end(ticket, PoolError("this task's worker was killed for another's sake"))
+        self._unreported[worker.number] = list(worker.sent)
         self._roster.kill(worker)
         self._roster.forget(worker)
 
@@ -312,6 +319,7 @@ class Crew:
         """Forget a worker; end the batch that it was running, and return whether there was one."""
         self._take_back(worker)
         position, charged = worker.slate.mark[0], list(worker.sent.values())
+        home().sweep(worker.pid, worker.sent)
         for ticket in charged:
             self._end(ticket, worker_died(death, position, ticket.calls))
         self._roster.forget(worker)
@@ -387,6 +395,8 @@ class Crew:
             ticket.has_ended = True
             ticket.parcel = None
             self._endings.append((ticket, ending))
+        elif not isinstance(ending, BaseException):
+            discard_report(ending)
 
     def _end_queue(self, error: BaseException) -> None:
         while self._queue:

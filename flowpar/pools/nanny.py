@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import Final, NoReturn
 
 from flowpar.pools import process_worker
+from flowpar.pools.depot import Depot
 from flowpar.pools.resources import read_text
 from flowpar.pools.surroundings import Context, adopt_orphans
 
@@ -27,6 +28,8 @@ REQUEST: Final = struct.Struct("=BQ")
 """(what, worker's number); the files of a worker to be started come with it."""
 START: Final = 1
 KILL: Final = 2
+END: Final = 3
+"""Said before the parent closes the socket; it has gone if it did not say so."""
 
 NOTICE: Final = struct.Struct("=BQqq")
 """(what, worker's number, its process id, a number)."""
@@ -58,7 +61,7 @@ _PARENT_CHECK_SECONDS: Final = 0.5
 _FAREWELL_SECONDS: Final = 1.5
 
 
-def run_nanny(sock: str, parent: str, forks: str) -> NoReturn:
+def run_nanny(sock: str, parent: str, forks: str, *folders: str) -> NoReturn:
     """Be the nanny; the arguments are those of a command line.
 
     Parameters
@@ -69,12 +72,14 @@ def run_nanny(sock: str, parent: str, forks: str) -> NoReturn:
         Process id of the parent.
     forks
         "1" if workers are forked, "0" if each is a fresh interpreter.
+    *folders
+        Those of the parent's depot, to be taken away if it ends without a word.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     adopt_orphans()
-    nanny = Nanny(socket.socket(fileno=int(sock)), int(parent), forks=forks == "1")
+    nanny = Nanny(socket.socket(fileno=int(sock)), int(parent), Depot(folders), forks=forks == "1")
     try:
         nanny.serve()
     finally:
@@ -90,9 +95,11 @@ def run_worker(*arguments: str) -> NoReturn:
 class Nanny:
     """Starts, kills and reaps workers as the parent asks."""
 
-    def __init__(self, sock: socket.socket, parent: int, *, forks: bool) -> None:
+    def __init__(self, sock: socket.socket, parent: int, depot: Depot, *, forks: bool) -> None:
         self._sock = sock
         self._parent = parent
+        self._depot = depot
+        self._is_told = False
         self._forks = forks
         self._numbers: dict[int, int] = {}  # by process id
         self._pids: dict[int, int] = {}  # by number
@@ -128,6 +135,8 @@ class Nanny:
                     kill_group(pid)
                 if not _reap_anything():
                     break
+            if not self._is_told:
+                self._depot.remove()
         finally:
             os._exit(0)
 
@@ -135,6 +144,8 @@ class Nanny:
         for what, number in self._requests():
             if what == START:
                 self._start(number)
+            elif what == END:
+                self._is_told = True
             elif number in self._pids:
                 kill_group(self._pids[number])
 

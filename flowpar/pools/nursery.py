@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, Protocol
 
 from flowpar.errors import PoolError
 from flowpar.pools import nanny, process_worker
+from flowpar.pools.home import home
 from flowpar.pools.remote import Files
 from flowpar.pools.resources import thread_limits
 from flowpar.pools.slate import memory_file
@@ -99,6 +100,7 @@ def context_file(settings: Settings) -> int:
         folder=folder,
         environ=environ,
         initializer=settings.initializer,
+        depot=home(),
     )
     return memory_file(pickle.dumps(context))
 
@@ -112,7 +114,14 @@ class NannyNursery:
         with contextlib.ExitStack() as undo, theirs:
             undo.enter_context(self._sock)
             self._process = subprocess.Popen(  # noqa: S603 - our own command
-                [*command, "run_nanny", str(theirs.fileno()), str(os.getpid()), str(int(forks))],
+                [
+                    *command,
+                    "run_nanny",
+                    str(theirs.fileno()),
+                    str(os.getpid()),
+                    str(int(forks)),
+                    *home().folders,
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 # The terminal's signals are for the parent alone.
@@ -159,6 +168,7 @@ class NannyNursery:
     def close(self) -> None:
         """Have the nanny kill all workers and end, and wait for that."""
         try:
+            self._sock.send(nanny.REQUEST.pack(nanny.END, 0))
             self._sock.shutdown(socket.SHUT_WR)
             self._sock.settimeout(_FAREWELL_SECONDS)
             while self._sock.recv(1 << 16):  # the end of file is the nanny's end

@@ -81,6 +81,7 @@ class Packer:
             batch.wanted,
             batch.stop_on_error,
             batch.seeds,
+            batch.readers,
             batch.keeper,
         )
         return Parcel(tuple(packed.values()), dump(body))
@@ -142,7 +143,7 @@ class Shelf:
         functions: dict[int, Callable[..., object]] = dict(inline)
         for number, key in keys.items():
             functions[number] = self._load(key)
-        stop_on_error, seeds, keeper = rest
+        stop_on_error, seeds, readers, keeper = rest
         return Batch(
             calls,
             functions,
@@ -150,6 +151,7 @@ class Shelf:
             wanted,
             stop_on_error=stop_on_error,
             seeds=seeds,
+            readers=readers,
             keeper=keeper,
         )
 

@@ -13,11 +13,13 @@ from typing import Final, NoReturn
 from flowpar.errors import NotPicklable, TaskError
 from flowpar.pools import channel
 from flowpar.pools.channel import FrameReader, FrameWriter
+from flowpar.pools.depot import Depot
 from flowpar.pools.failures import pack_error
 from flowpar.pools.parcel import Shelf
 from flowpar.pools.slate import NOWHERE, Claims, Slate
 from flowpar.pools.surroundings import Context, Surroundings, become_worker
 from flowpar.pools.transport import Batch, dump_report
+from flowpar.pools.values import Isolation
 from flowpar.pools.worker import execute
 
 _LOWEST_DESCRIPTOR: Final = 100
@@ -87,6 +89,7 @@ class ProcessWorker:
         self._writer = FrameWriter(sock)
         self._shelf = Shelf()
         self._pid = os.getpid()
+        self._depot: Depot | None = None
 
     def serve(self, context: Context) -> None:
         """Set up, and serve until the parent goes; return if the initializer raises.
@@ -99,6 +102,7 @@ class ProcessWorker:
         if not self._initialize(context.initializer):
             return
         surroundings = Surroundings()
+        self._depot = context.depot
         self._send(channel.READY, 0)
         while True:
             kind, number, self._body = self._reader.receive()
@@ -136,7 +140,7 @@ class ProcessWorker:
             return
         mark[1] = number
         try:
-            kind, payload = self._run()
+            kind, payload = self._run(number)
         finally:
             if os.getpid() != self._pid:  # a child of the task's own has come back out of it
                 os._exit(0)
@@ -155,18 +159,22 @@ class ProcessWorker:
         self._claimed = None
         return True
 
-    def _run(self) -> tuple[int, bytes]:
+    def _run(self, number: int) -> tuple[int, bytes]:
         try:
             batch = self._load()
         except BaseException as error:  # noqa: BLE001 - loading runs the user's code
             return channel.REFUSED, pickle.dumps(pack_error(_unloadable(error)))
-        report = execute(batch, self._slate.mark)  # type: ignore[arg-type]  # all that it needs
+        isolation = Isolation(batch, self._depot, number)
+        report = execute(batch, self._slate.mark, isolation)  # type: ignore[arg-type]  # all that it needs
+        isolation.close(report)
         memo = sys.modules.get("flowpar.memo")
         if memo is not None:  # a task may have called cached functions
             memo.commit_all()
         try:
-            return channel.REPORT, dump_report(report)
+            return channel.REPORT, dump_report(report, self._depot, number)
         except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
+            if self._depot is not None:
+                self._depot.sweep(self._pid, [number])
             return channel.REFUSED, pickle.dumps(pack_error(_unsendable(error)))
 
     def _load(self) -> Batch:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from flowpar.pools import worker
+from flowpar.pools.depot import Depot
 
 OOM_SCORE: Final = 500
 """Added to a worker's, so that the kernel ends a worker before it ends the parent."""
@@ -34,6 +35,8 @@ class Context:
     """Environment variables."""
     initializer: bytes | None
     """Pickle of a function and its arguments."""
+    depot: Depot
+    """Where it puts large results."""
 
     @staticmethod
     def load(number: int) -> Context:

@@ -19,6 +19,7 @@ from flowpar.errors import Cancelled, PoolError
 from flowpar.pools.crew import Crew
 from flowpar.pools.nursery import Settings
 from flowpar.pools.ticket import Ending, ProcessTicket
+from flowpar.pools.transport import discard_report
 
 _JOIN_SECONDS = 5.0
 _MOST_PAUSE = 86_400.0
@@ -186,6 +187,8 @@ class Switchboard:
         if ticket in self._open:
             del self._open[ticket]
             ticket.tell(ending)
+        elif not isinstance(ending, BaseException):
+            discard_report(ending)
 
 
 class _Line:

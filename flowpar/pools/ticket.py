@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from flowpar.errors import FlowparWarning, NotPicklable, TaskError
 from flowpar.pools.base import Callback
 from flowpar.pools.parcel import Parcel
-from flowpar.pools.transport import Packed, Report, load_report
+from flowpar.pools.transport import SEALED, Report, load_report
 
 Ending = bytes | bytearray | BaseException
 """A pickled report, or an error."""
@@ -55,9 +55,9 @@ class ProcessTicket:
             _call(self.error_callback, failure.error)
             return
         value = next(iter([*report.values.values(), *report.expanded.values()]), None)
-        if isinstance(value, Packed):
+        if type(value) in SEALED:
             try:
-                value = value.load()
+                value = value.load()  # type: ignore[attr-defined]
             except BaseException as error:  # noqa: BLE001 - loading runs the user's code
                 _call(self.error_callback, _unloadable("the result", error))
                 return

@@ -20,11 +20,15 @@ from flowpar.caching.keeping import Keeper, Kept, Small
 from flowpar.caching.objects import Stored
 from flowpar.errors import NotPicklable
 from flowpar.pickling import dump, dumps
+from flowpar.pools.depot import SHARED_FROM, Borrowed, Deposit, Depot, Held
 from flowpar.pools.failures import pack_error, text_of, unpack_error
 from flowpar.task import ALL_REFS, LITERAL, Call, Ref, Template
 
 PLAIN: Final = frozenset({int, float, str, bytes, bool, type(None), complex})
 """Types whose values pickle for certain, and load without running anybody's code."""
+
+TINY_TYPES: Final = PLAIN - {str, bytes}
+"""Those of them whose values are small, but for integers of thousands of digits."""
 
 
 @dataclass(slots=True)
@@ -45,6 +49,8 @@ class Batch:
     """Whether a failure leaves the calls after it unstarted."""
     seeds: dict[int, int] | None = None
     """Seed of the random generators for each call, by index."""
+    readers: frozenset[int] = frozenset()
+    """Functions, by number, that only read what they get, and return a part of it."""
     keeper: Keeper | None = None
     """Digests the values, and writes those that are to be kept; None: the run has no cache."""
 
@@ -106,7 +112,7 @@ class Packed:
 KEPT: Final = frozenset({Small, Stored})
 """What stands for a value that the cache has; one that cannot be loaded can be made again."""
 
-SEALED: Final = KEPT | {Packed}
+SEALED: Final = KEPT | {Packed, Held, Borrowed, Deposit}
 """What stands for a value until somebody loads it."""
 
 
@@ -130,17 +136,32 @@ def prepare_module(name: str) -> None:
         cloudpickle.register_pickle_by_value(module)
 
 
-def pack(value: object) -> object:
-    """Return the value itself if it is plain, else its pickle.
+def pack(value: object, depot: Depot | None = None, mark: int = 0) -> object:
+    """Return what travels in place of a value: itself if it is plain, else its pickle.
+
+    Parameters
+    ----------
+    value
+        Anything.
+    depot
+        Where it is put, and its place travels, if it is large; None: it travels anyhow.
+    mark
+        What the depot is to find it by, should the message be lost.
 
     Raises
     ------
     Exception
         Whatever the value's own pickling raises.
     """
-    if type(value) in PLAIN or type(value) in SEALED:
+    kind = type(value)
+    if kind in SEALED:
         return value
-    return Packed(dump(value))
+    if kind in PLAIN and (depot is None or sys.getsizeof(value) < SHARED_FROM):
+        return value
+    if depot is None:
+        return Packed(dump(value))
+    put = depot.put(value, mark)
+    return put if isinstance(put, Deposit) else Packed(put)
 
 
 def dump_batch(batch: Batch) -> bytes:
@@ -166,6 +187,7 @@ def _plain_batch(batch: Batch) -> tuple[object, ...]:
         batch.timeout,
         batch.stop_on_error,
         batch.seeds,
+        batch.readers,
         batch.keeper,
     )
 
@@ -281,8 +303,11 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:  # noqa: C901 - one b
 # ---------------------------------------------------------------------------------- reports
 
 
-def dump_report(report: Report) -> bytes:
-    """Return the pickle of a report; a value that does not pickle becomes a failure of its call."""
+def dump_report(report: Report, depot: Depot | None = None, mark: int = 0) -> bytes:
+    """Return the pickle of a report; a value that does not pickle becomes a failure of its call.
+
+    Large values are put into the depot, if there is one, under the mark.
+    """
     values: dict[int, object] = {}
     failed: dict[int, object] = {}
     expanded: dict[int, object] = {}
@@ -293,7 +318,7 @@ def dump_report(report: Report) -> bytes:
     for source, target in ((report.values, values), (report.expanded, expanded)):
         for index, value in source.items():
             try:
-                target[index] = pack(value)
+                target[index] = pack(value, depot, mark)
             except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
                 failed[index] = pack_error(_unsendable_result(value, error))
     for index, failure in report.failed.items():
@@ -320,6 +345,11 @@ def load_report(data: bytes) -> Report:
     values, failed, expanded, *rest = pickle.loads(data)  # noqa: S301 - made by our own worker
     failures = {index: Failure(unpack_error(packed)) for index, packed in failed.items()}
     return Report(values, failures, expanded, *rest)
+
+
+def discard_report(data: bytes | bytearray) -> None:
+    """Let go of what a report that nobody waits for has left in files."""
+    pickle.loads(data)  # noqa: S301 - made by our own worker; nothing of the user's is loaded
 
 
 def _unsendable_result(value: object, error: BaseException) -> NotPicklable:

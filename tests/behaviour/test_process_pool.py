@@ -28,6 +28,7 @@ from flowpar.errors import (
     TaskTimeout,
     WorkerDied,
 )
+from flowpar.pools.home import home
 from flowpar.pools.processes import START_METHODS, ProcessPool
 from flowpar.pools.resources import THREAD_VARIABLES
 from flowpar.pools.transport import Batch, Packed
@@ -85,6 +86,7 @@ def names_in_shared_memory():
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(capfd):
+    home()  # this process has one from the first worker to its end
     gc.collect()
     before = (len(descriptors()), threading.active_count(), set(children()))
     shm = names_in_shared_memory()
