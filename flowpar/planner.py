@@ -29,6 +29,7 @@ from flowpar.errors import CycleError, InternalError, TaskError
 from flowpar.events import Counts
 from flowpar.graph import Graph
 from flowpar.limits import Limits
+from flowpar.pools.depot import Held
 from flowpar.pools.failures import type_name
 from flowpar.pools.transport import Report
 from flowpar.status import (
@@ -56,6 +57,10 @@ LEAST_SECONDS: Final = 0.0003
 
 HANDLING_SECONDS: Final = 1e-6
 """What a task costs a worker besides its own time."""
+
+CHAIN_SHARE: Final = 0.1
+"""Of a task's own time: what the moving of its argument costs, from where the task follows at once
+on what returned that."""
 
 BATCH_TASKS: Final = 1000
 """Tasks in a batch at most: beyond this, sending costs under 0.2 µs a task already."""
@@ -260,13 +265,14 @@ class Plan:
 
         A dependent joins when all that it still waits for is in the batch: its arguments then
         never leave the worker. When the batch is full, those still join that cost nothing, such as
-        items: of a large value, only the item that is wanted travels. Long, because it runs once a
-        task.
+        items: of a large value, only the item that is wanted travels; and those that follow alone
+        on a large value, which is then never moved. Long, because it runs once a task.
         """
         ready, states, missing, status = self._ready[lane], self._states, self._missing, self.status
         dependents, alone, alias = self.graph.dependents, self._alone, self._alias
         judging = self._fetch is not None
         batch: list[int] = []
+        chained: set[int] = set()
         left: dict[int, int] = {}
         stack = [first]
         seconds = 0.0
@@ -284,7 +290,7 @@ class Plan:
             index = stack.pop()
             state = states[index]
             if not state.rides:
-                if full:
+                if full and index not in chained:
                     continue
                 timing = state.timing
                 cost = timing.seconds / timing.calls if timing.calls else BATCH_SECONDS
@@ -302,7 +308,11 @@ class Plan:
                     continue  # something else that is ready comes first
                 if (
                     status[dependent] == WAITING
-                    and (state.rides or (state.lane == lane and not full and not judging))
+                    and (
+                        state.rides
+                        or (state.lane == lane and not full and not judging)
+                        or self._chains(index, dependent, chained)
+                    )
                     and state.joins
                     and dependent not in alone
                     and dependent not in alias
@@ -310,6 +320,26 @@ class Plan:
                 ):
                     stack.append(dependent)
         return batch
+
+    def _chains(self, index: int, dependent: int, chained: set[int]) -> bool:
+        """Let a task follow at once whose argument costs more to move than that may delay.
+
+        It would run next in any case: it waits for nothing else, and nothing else for what it gets.
+        """
+        first, second = self._states[index], self._states[dependent]
+        chains = (
+            first.timing.moves > 0
+            and first.lane == second.lane
+            and second.timing.calls > 0
+            and self._fetch is None
+            and len(self.graph.dependents[index]) == 1
+            and index not in self._targets
+            and first.timing.moving_seconds
+            >= CHAIN_SHARE * second.timing.seconds / second.timing.calls
+        )
+        if chains:
+            chained.add(dependent)
+        return chains
 
     def _has_all(self, index: int, batch: list[int]) -> bool:
         """Return whether all that a task needs is in a batch, or there: not only known of."""
@@ -408,6 +438,11 @@ class Plan:
             timing.calls += 1
             timing.seconds += end - last
             last = end
+        for index, moved in report.values.items():
+            if type(moved) is Held:
+                timing = states[index].timing
+                timing.moves += 1
+                timing.moved_bytes += moved.size
 
     def _done(self, indices: Iterable[int]) -> None:  # noqa: C901
         """Mark tasks done, free their dependents, and let go of values nobody needs any more.

@@ -167,6 +167,31 @@ def test_a_batch_keeps_to_its_lane():
     assert plan.lanes() == []
 
 
+def chain_plan(seconds, bytes_moved):
+    plan = plan_of(task("end", task("then", task("first"))))
+    for index in (0, 1):
+        learn(plan, index, seconds)
+    timing = plan.state(0).timing
+    timing.moves, timing.moved_bytes = 1, bytes_moved
+    return plan
+
+
+def test_what_follows_on_a_large_value_follows_at_once():
+    assert len(chain_plan(0.1, 1 << 26).take("x")) == 2
+    assert len(chain_plan(10, 1 << 26).take("x")) == 1  # it would hold up what is done
+    assert len(chain_plan(0.1, 1 << 17).take("x")) == 1
+
+
+def test_not_if_others_wait_for_that_value_too():
+    first = task("first")
+    plan = plan_of(task("then", first), task("else", first))
+    for index in (0, 1, 2):
+        learn(plan, index, 0.1)
+    timing = plan.state(0).timing
+    timing.moves, timing.moved_bytes = 1, 1 << 26
+    assert len(plan.take("x")) == 1
+
+
 def test_what_was_not_begun_is_ready_again_uncharged():
     a = task("a")
     plan = plan_of(task("b", a))
