@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import os
 import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from flowpar import running
 from flowpar.caching.cache import Cache
+from flowpar.caching.store import close_all
 from flowpar.errors import FlowparError, FlowparWarning
 from flowpar.graph import Graph
 from flowpar.preview import Look, accept_in, preview
@@ -45,21 +47,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own, of_script = _parted(sys.argv[1:] if arguments is None else list(arguments))
     given = _parser().parse_args(own)
     given.of_script = of_script
+    given.is_alone = arguments is None
+    with _short_warnings():
+        return _exit_code(lambda: given.do(given))
+
+
+def _exit_code(do: Callable[[], int]) -> int:
     try:
-        with _short_warnings():
-            found: int = given.do(given)
+        return do()
+    except _Answered as answered:
+        return answered.code
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # of a pager that was left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except WrongUsage as error:
-        print(f"flowpar: {error}", file=sys.stderr)
-        return WRONG_USAGE
     except FlowparError as error:
         print(f"flowpar: {error}", file=sys.stderr)
+        return WRONG_USAGE if isinstance(error, WrongUsage) else FAILED
+    except _ScriptFailed as failed:
+        sys.excepthook(type(failed.error), failed.error, failed.error.__traceback__)
         return FAILED
-    return found
 
 
 def _parted(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -80,11 +88,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_script(commands, "run", _run, "run a script, or compute one of its delayed values")
-    _add_script(commands, "plan", _plan, "what would run, and what is up to date")
-    why = _add_script(commands, "why", _why, "why a task would run, or ran when it ran last")
+    _add_script(commands, "plan", _asking(_plan), "what would run, and what is up to date")
+    why = _add_script(
+        commands, "why", _asking(_why), "why a task would run, or ran when it ran last"
+    )
     why.add_argument("key", nargs="?", help="of a task, such as resize[3], or of a function")
     accept = _add_script(
-        commands, "accept", _accept, "keep values whose code changed without consequence"
+        commands,
+        "accept",
+        _asking(_accept),
+        "keep values whose code changed without consequence",
     )
     accept.add_argument("--function", help="only of the functions of this name")
     cache = commands.add_parser("cache", help="look into a cache, and clean it up")
@@ -126,47 +139,89 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
             command.add_argument("--max-size", type=_size, help="such as 500M or 20G")
             command.add_argument("--max-age", type=_age, help="such as 12h or 30d")
         if name == "clear":
-            command.add_argument("--function", help="the name of one")
+            command.add_argument(
+                "--function",
+                help="the name of one; it is no error if nothing is kept of it, but is said",
+            )
 
 
 # ------------------------------------------------------------------------------------ scripts
 
 
-class _Asked(BaseException):
-    """A script has come to its first run: what was asked for is known."""
+_Answer = Callable[[argparse.Namespace, Graph, Options], int]
 
-    def __init__(self, graph: Graph, options_of_run: Options) -> None:
+
+class _Answered(BaseException):
+    """What was asked of a script is answered, with this exit code, and it is to go no further."""
+
+    def __init__(self, code: int) -> None:
         super().__init__()
-        self.graph = graph
-        self.options = options_of_run
+        self.code = code
 
 
-def _ask(graph: Graph, options_of_run: Options) -> NoReturn:
-    raise _Asked(graph, options_of_run)
+class _ScriptFailed(Exception):
+    """A script raised an error; its traceback begins in the script."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
 
 
-def _asked_of(given: argparse.Namespace) -> tuple[Graph, Options]:
-    """Return the graph that a script would compute first, or that of one of its names."""
+def _ask(given: argparse.Namespace, answer: _Answer) -> int:
+    """Answer for the graph that a script would compute first, or that of one of its names."""
     path, name = _split(given.script)
-    own = {"cache": given.cache} if given.cache else {}
-    running.instead_of_running.append(_ask)
+    own = _own_cache(given)
+    streams = sys.stdout, sys.stderr
+
+    def answer_at_once(graph: Graph, options_of_run: Options) -> NoReturn:
+        # It may have put others in their place, and catch whatever is raised here.
+        sys.stdout, sys.stderr = streams
+        cache = resolve(own).cache if own else options_of_run.cache
+        if name is None:
+            code = _exit_code(lambda: answer(given, graph, replace(options_of_run, cache=cache)))
+        else:
+            code = _exit_code(lambda: _refuse_name(path, name))
+        _leave(code, is_alone=given.is_alone)
+
+    running.instead_of_running.append(answer_at_once)
     try:
         names = _execute(path, name, given.of_script)
-    except _Asked as asked:
-        if name is not None:
-            raise WrongUsage(
-                f"{path} computes before it has come to its end, so its name {name!r} cannot be "
-                'asked for: put what it computes under if __name__ == "__main__":'
-            ) from None
-        cache = resolve(own).cache if own else asked.options.cache
-        return asked.graph, replace(asked.options, cache=cache)
     finally:
         running.instead_of_running.pop()
     if name is None:
         raise WrongUsage(f"{path} computes nothing: name a delayed value, as in {path}:NAME")
     if name not in names:
         raise WrongUsage(f"{path} has no {name!r}")
-    return graph_of([names[name]])[0], resolve(own)
+    return answer(given, graph_of([names[name]])[0], resolve(own))
+
+
+def _own_cache(given: argparse.Namespace) -> dict[str, str]:
+    # Before the script goes to another directory.
+    return {"cache": os.path.abspath(given.cache)} if given.cache else {}  # noqa: PTH100 - dots
+
+
+def _refuse_name(path: str, name: str) -> NoReturn:
+    raise WrongUsage(
+        f"{path} computes before it has come to its end, so its name {name!r} cannot be asked for: "
+        'put what it computes under if __name__ == "__main__":'
+    )
+
+
+def _leave(code: int, *, is_alone: bool) -> NoReturn:
+    """End the command within the script that it asks, which must do nothing more."""
+    if not is_alone:
+        raise _Answered(code)  # the program that called us goes on
+    with contextlib.suppress(Exception):
+        close_all()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    # An exception could be caught, and what is to be done at the end is the script's.
+    os._exit(code)
+
+
+def _asking(answer: _Answer) -> Callable[[argparse.Namespace], int]:
+    return lambda given: _ask(given, answer)
 
 
 def _split(script: str) -> tuple[str, str | None]:
@@ -190,14 +245,25 @@ def _execute(path: str, wanted: str | None, arguments: Sequence[str]) -> dict[st
     sys.modules[name] = module
     sys.argv = [path, *arguments]
     sys.path.insert(0, str(Path(path).resolve().parent))
-    code = compile(Path(path).read_bytes(), path, "exec", dont_inherit=True)
-    exec(code, module.__dict__)  # noqa: S102 - that is what was asked for
+    try:
+        code = compile(Path(path).read_bytes(), path, "exec", dont_inherit=True)
+        exec(code, module.__dict__)  # noqa: S102 - that is what was asked for
+    except FlowparError:
+        raise
+    except Exception as error:  # noqa: BLE001 - it is reported as Python would
+        raise _ScriptFailed(error.with_traceback(_after_us(error.__traceback__))) from None
     return module.__dict__
+
+
+def _after_us(trace: types.TracebackType | None) -> types.TracebackType | None:
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return trace
 
 
 def _run(given: argparse.Namespace) -> int:
     path, name = _split(given.script)
-    with options(**{"cache": given.cache} if given.cache else {}):
+    with options(**_own_cache(given)):
         names = _execute(path, name, given.of_script)
         if name is None:
             return DONE
@@ -208,14 +274,14 @@ def _run(given: argparse.Namespace) -> int:
     return DONE
 
 
-def _plan(given: argparse.Namespace) -> int:
-    found = preview(*_asked_of(given))
+def _plan(given: argparse.Namespace, graph: Graph, options_of_run: Options) -> int:
+    found = preview(graph, options_of_run)
     _show(given, found.to_dict(), str(found))
     return DONE
 
 
-def _why(given: argparse.Namespace) -> int:
-    look = Look(*_asked_of(given))
+def _why(given: argparse.Namespace, graph: Graph, options_of_run: Options) -> int:
+    look = Look(graph, options_of_run)
     explanations = [look.explain(index) for index in _chosen(look, given.key)]
     plain = [each.to_dict() for each in explanations]
     _show(given, plain, "\n".join(map(str, explanations)))
@@ -236,8 +302,8 @@ def _chosen(look: Look, key: str | None) -> list[int]:
     return found
 
 
-def _accept(given: argparse.Namespace) -> int:
-    keys = accept_in(*_asked_of(given), given.function)
+def _accept(given: argparse.Namespace, graph: Graph, options_of_run: Options) -> int:
+    keys = accept_in(graph, options_of_run, given.function)
     _show(given, keys, "\n".join(f"accepted {key}" for key in keys) or "nothing to accept")
     return DONE
 
@@ -248,7 +314,14 @@ def _accept(given: argparse.Namespace) -> int:
 def _cache(given: argparse.Namespace) -> Cache:
     if not Path(given.directory, "FORMAT").exists():
         raise WrongUsage(f"there is no cache in {given.directory}")
-    return Cache(given.directory)
+    cache = Cache(given.directory)
+    with warnings.catch_warnings(record=True) as caught:
+        why_not = cache.store().why_not
+    if why_not:
+        raise FlowparError(f"the cache in {given.directory} cannot be used: {why_not}")
+    for warning in caught:
+        warnings.warn(warning.message, stacklevel=2)
+    return cache
 
 
 def _info(given: argparse.Namespace) -> int:
@@ -293,8 +366,17 @@ def _prune(given: argparse.Namespace) -> int:
 
 
 def _clear(given: argparse.Namespace) -> int:
-    _cache(given).clear(given.function)
-    _show(given, {}, "cleared")
+    cache, function = _cache(given), given.function
+    if function is None:
+        cleared = cache.info()["results"]
+        cache.clear()
+        _show(given, {"results": cleared}, "cleared")
+        return DONE
+    cleared = cache.store().delete_traces(name=function)
+    names = ", ".join(row["function"] for row in cache.ls()[:10]) if not cleared else ""
+    there = f": there are {names}" if names else ""
+    text = f"cleared {cleared:,} results of {function}"
+    _show(given, {"results": cleared}, text if cleared else f"nothing is kept of {function}{there}")
     return DONE
 
 
@@ -315,9 +397,12 @@ def _unit(text: str, units: dict[str, float], example: str) -> float:
     if unit.isdigit():
         number, unit = text, ""
     try:
-        return float(number) * units[unit]
+        found = float(number) * units[unit]
     except (ValueError, KeyError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not like {example}") from None
+        found = -1
+    if not 0 <= found < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like {example}")
+    return found
 
 
 def _size(text: str) -> float:
@@ -328,7 +413,7 @@ def _age(text: str) -> float:
     return _unit(text, {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}, "12h or 30d")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _short_warnings() -> Iterator[None]:
     """Show our warnings as one line, without the line of ours that gave them."""
     with warnings.catch_warnings():

@@ -10,10 +10,12 @@ nothing after it runs::
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from flowpar.caching.cache import Cache
@@ -37,6 +39,8 @@ OTHER_CODE: Final = (
     "a worker process has other code of it than this one, as if a file had been edited or a module "
     "reloaded meanwhile"
 )
+
+CHANGED: Final = "an argument of it was changed, or a file written to, while it ran"
 
 NOT_PURE: Final = "it is not pure, and always runs"
 
@@ -94,6 +98,8 @@ class Judge:
         self._small: dict[bytes, bytes] = {}
         self._forgotten: set[int] = set()
         self._current: set[bytes] = set()
+        self._made: set[int] = set()
+        self._codes_now: dict[tuple[str, str], bytes | None] = {}
         self.likeness = Likeness(graph, self._keys, self.store, self._current)
         self._owners: dict[bytes, int] = {}
         self._parked: dict[bytes, list[int]] = {}
@@ -161,6 +167,8 @@ class Judge:
     def _take(self, index: int, trace: Trace, kind: Kind) -> None:
         """Take a trace for the value of a task, unless something speaks against it."""
         plan, known = self._plan, None
+        if trace.codes and kind.is_pure:
+            trace = self._with_code_of_now(trace)
         why = self._objection(index, trace, kind)
         if not why and plan.must_have(index):
             known = self._load_from(trace)
@@ -175,6 +183,28 @@ class Judge:
         plan.reasons.pop(index, None)
         plan.hit(index, known)
 
+    def _with_code_of_now(self, trace: Trace) -> Trace:
+        """Return a trace with the digest that its value has now, if classes in it were edited.
+
+        Their methods count with the value, for whoever calls them.
+        """
+        now = self._codes_now
+        for place in ((module, name) for module, name, _ in trace.codes):
+            if place not in now:
+                now[place] = digester().part_at(*place)
+        if all(now[module, name] == digest for module, name, digest in trace.codes):
+            return trace
+        kept = self._load_from(trace)
+        if kept is not None:
+            # Loading runs the user's code; if that fails it is made again.
+            with contextlib.suppress(Exception), digester().noting() as codes:
+                digest = digester().values.digest(kept.load(), "result")
+                named = tuple((*place, code) for place, code in codes.items())
+                renewed = replace(trace, value=digest, codes=named)
+                self.store.put(renewed, None)
+                return renewed
+        return replace(trace, object=None, value=b"")
+
     def _loss(self, index: int, trace: Trace) -> str:
         if trace.object is None:
             return "its value is wanted, and was not kept"
@@ -183,6 +213,8 @@ class Judge:
     def _objection(self, index: int, trace: Trace, kind: Kind) -> str:
         if not kind.is_pure:
             return NOT_PURE
+        if not trace.value:
+            return "the code of a class in its value was edited"
         age = time.time() - trace.created
         if kind.expires is not None and not 0 <= age <= kind.expires:
             return f"expired: it is {age:,.0f} s old, and stays {kind.expires:g} s"
@@ -302,7 +334,7 @@ class Judge:
     def _free(self, key: bytes) -> None:
         if key in self._held:
             self._held.discard(key)
-            self.store.free(key, at_once=False)
+            self.store.free(key, after=key)
 
     def _is_news(self, index: int, trace: Trace) -> bool:
         refused = self._refused.get(index)
@@ -336,10 +368,12 @@ class Judge:
             self.store.give_up(kept.trouble)
         elif kept.trouble:
             self._keys.say_uncacheable(index, kept.trouble)
-        for path in kept.opened:
+        for path in kind.maker.undeclared(kept.opened):
             self._say_opened(index, path)
         if kept.is_foreign:
             self._keys.say_uncacheable(index, OTHER_CODE)
+        elif key is not None and not self._keys.are_as_before(index):
+            self._keys.say_uncacheable(index, CHANGED)
         elif key is not None and kept.digest is not None and kind.is_pure:
             self._check_audit(index, kept.digest)
             self._put(index, key, kept, "value")
@@ -364,9 +398,11 @@ class Judge:
             place=self._graph.key(index),
             parts=self.likeness.shown_parts(index),
             files=kept.files,
+            codes=kept.codes,
             kind=what,
         )
         self._traces[index] = trace
+        self._made.add(index)
         self._refused.pop(index, None)
         self.store.put(trace, kept.data)
         self._n_put += 1
@@ -399,7 +435,7 @@ class Judge:
         if trace is not None and trace.value != digest:
             place = self._graph.key(index)
             text = f"{place} gave another value than it did before, and nothing known had changed"
-            self.store.execute("insert into event values (?, ?)", (time.time(), f"audit: {text}"))
+            self.store.note_event(f"audit: {text}")
             self._say(place, f"{text}: it depends on something that is not in its key")
 
     # ------------------------------------------------------------------------------- values
@@ -444,10 +480,19 @@ class Judge:
         """Write what waits, and let go of every key."""
         for key in list(self._held):
             self._free(key)
+        self._take_back()
         self.store.put_file_facts(facts_learned())
         self.store.commit()
         if self.cache.max_bytes is not None or self.cache.max_age is not None:
             self.cache.prune()
+
+    def _take_back(self) -> None:
+        """Forget what was made of large arguments that were changed meanwhile."""
+        for index in self._keys.changed_meanwhile():
+            key = self._keys.get(index)
+            if key is not None and index in self._made:
+                self.store.forget_call(key)
+                self._keys.say_uncacheable(index, CHANGED)
 
     # -------------------------------------------------------------------------------- texts
 
@@ -475,7 +520,7 @@ class Judge:
         self.store.put_function(kind.maker.code.digest, kind.maker.code.components)
         self.store.put(trace, None)
         text = f"accepted: {self._graph.key(index)} has the value that its former code gave"
-        self.store.execute("insert into event values (?, ?)", (time.time(), text))
+        self.store.note_event(text)
         return True
 
     def trace_of(self, index: int) -> Trace | None:

@@ -13,18 +13,66 @@ from flowpar.caching.reasons import (
     CONTAINER,
     DEPENDENCY,
     NEVER_RAN,
+    Earlier,
     Shown,
     difference,
     in_words,
-    nearest,
 )
-from flowpar.caching.store import Store, Trace
+from flowpar.caching.store import MOST_EARLIER, Store, Trace
 from flowpar.graph import Graph
 from flowpar.task import ALL_REFS, Ref, Template, value
 from flowpar.taskkeys import TaskKeys
 
 MOST_SHOWN: Final = 100
 """Tasks in a container among the arguments that are told apart where people are told of them."""
+
+_MOST_SEARCHED: Final = 8
+"""Tasks of one function for which all its traces are looked through; others have to do with
+those of their places, and the newest."""
+
+
+class _Past:
+    """The earlier calls of the functions of one name.
+
+    Parameters
+    ----------
+    store
+        Where they are.
+    name
+        Of the functions.
+    before
+        A time: those that were made then or later are left out.
+    places
+        The keys of the tasks that are asked about.
+    """
+
+    def __init__(self, store: Store, name: str, before: float, places: set[str]) -> None:
+        self.places = places
+        self._store = store
+        self._name = name
+        self._before = before
+        self._left = _MOST_SEARCHED
+        limit = max(MOST_EARLIER, 2 * len(places))
+        traces = store.earlier(name, before=before, limit=limit, places=places)
+        self._earlier = Earlier(traces)
+        self._is_whole = len(traces) < limit
+
+    def nearest(
+        self, parts: tuple[Shown, ...], function: bytes, place: str, taken: Collection[bytes] = ()
+    ) -> Trace | None:
+        """Return the trace that a call is like, as `Earlier.nearest` does."""
+        found = self._earlier.nearest(parts, function, place, taken)
+        own = [part[:2] for part in parts]
+        if self._is_whole or (found is not None and own == [part[:2] for part in found.parts]):
+            return found
+        if not self._left:
+            return found
+        self._left -= 1
+        digests = [digest for _, digest in own]
+        traces = self._store.sharing(self._name, digests, before=self._before)
+        if found is not None:
+            traces = sorted([*traces, found], key=lambda trace: trace.created, reverse=True)
+        return Earlier(traces).nearest(parts, function, place, taken)
 
 
 class Likeness:
@@ -50,23 +98,20 @@ class Likeness:
         self._store = store
         self._current = current
         self._began = time.time()
-        self._earlier: dict[str, list[Trace]] = {}
+        self._pasts: dict[str, _Past] = {}
 
     def nearest(self, index: int) -> Trace | None:
         """Return the last trace that was like a task; not of one that another task has now."""
-        function = self._graph.tasks[index]._function
-        earlier = self._earlier.get(function.name)
-        if earlier is None:
-            earlier = self._earlier[function.name] = self._store.earlier(
-                function.name, before=self._began
-            )
+        name, place = self._graph.tasks[index]._function.name, self._graph.key(index)
+        past = self._pasts.get(name)
+        if past is None or place not in past.places:
+            # Of all tasks of the function at one time; a graph may have grown since the last.
+            tasks = enumerate(self._graph.tasks)
+            places = {self._graph.key(i) for i, task in tasks if task._function.name == name}
+            past = self._pasts[name] = _Past(self._store, name, self._began, places)
         code = self._keys.kind(index).maker.code
-        return nearest(
-            self.shown_parts(index),
-            code.digest if code is not None else b"",
-            self._graph.key(index),
-            [trace for trace in earlier if trace.key not in self._current],
-        )
+        digest = code.digest if code is not None else b""
+        return past.nearest(self.shown_parts(index), digest, place, self._current)
 
     def differences(self, index: int) -> list[str]:
         """Return what has changed since the last call that was like that of a task."""
@@ -93,8 +138,9 @@ class Likeness:
 
     def reason_of(self, trace: Trace) -> str:
         """Return why the call that left a trace ran."""
-        earlier = self._store.earlier(trace.name, before=trace.created)
-        last = nearest(trace.parts, trace.function, trace.place, earlier)
+        past = _Past(self._store, trace.name, trace.created, {trace.place})
+        # What other tasks have now was not this one's before.
+        last = past.nearest(trace.parts, trace.function, trace.place, self._current)
         if last is None:
             return NEVER_RAN
         code = Code(trace.function, self._store.components(trace.function))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import functools
+import inspect
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, ParamSpec, TypeVar, cast, overload
 
@@ -126,7 +129,8 @@ class Shelved:
         FlowparError
             If it is not kept any more.
         """
-        found = _fetched(self.store, self.trace)
+        known = self.store.lookup([self.trace.key]).get(self.trace.key)
+        found = None if known is None else _fetched(self.store, self.trace)
         if found is None:
             raise FlowparError(
                 f"the value of {self.trace.name} is not kept any more: call it again"
@@ -135,8 +139,7 @@ class Shelved:
 
     def clear(self) -> None:
         """Forget the value."""
-        self.store.commit()
-        self.store.execute("delete from trace where key = ?", (self.trace.key,))
+        self.store.forget_call(self.trace.key)
 
     def __reduce__(self) -> tuple[object, ...]:
         return _shelved, (self.store.path, self.trace)
@@ -167,6 +170,8 @@ class CachedFunction(Generic[P, R]):
         self.recent = _Recent()
         self._has_warned = False
         functools.update_wrapper(self, function.call, updated=())
+        if function.is_coroutine:
+            _mark_as_coroutine(self)
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return what the function returned for these arguments, or returns now."""
@@ -178,6 +183,8 @@ class CachedFunction(Generic[P, R]):
             return self._function.call(*args, **kwargs)
         if call.find_again() or call.find():
             return call.loaded
+        if call.is_inside_itself:
+            return self._function.call(*args, **kwargs)
         call.claim()
         try:
             return call.loaded if call.find() else call.compute(args, kwargs)
@@ -221,6 +228,9 @@ class CachedFunction(Generic[P, R]):
         if call is not None and not call.is_known():
             call.compute(args, kwargs)
             call.store.commit()
+        return self._shelved(call)
+
+    def _shelved(self, call: _Call | None) -> Shelved:
         if call is None or call.trace is None:
             raise FlowparError(f"what {self._function.name} returns cannot be kept")
         return Shelved(call.store, call.trace)
@@ -229,8 +239,7 @@ class CachedFunction(Generic[P, R]):
         """Forget all that this function, as its code is now, has returned."""
         store, maker = self._store(), self._key_maker()
         if maker.code is not None:
-            store.commit()
-            store.execute("delete from trace where function = ?", (maker.code.digest,))
+            store.forget_function(maker.code.digest)
 
     def _store(self) -> Store:
         cache = self._cache or resolve({}).cache or Cache()
@@ -280,10 +289,11 @@ class CachedCoroutine(CachedFunction[P, R]):
         args = (*self._instance, *args)
         call = self._look_up(args, kwargs)
         if call is None:
-            coroutine: Any = self._function.call(*args, **kwargs)
-            return await coroutine
+            return await _awaitable(self._function.call(*args, **kwargs))
         if call.find():
             return call.loaded
+        if call.is_inside_itself:
+            return await _awaitable(self._function.call(*args, **kwargs))
         async with call.turn():
             if not call.claim(wait=False):
                 await _in_thread(call.claim, call.free)
@@ -291,6 +301,29 @@ class CachedCoroutine(CachedFunction[P, R]):
                 return call.loaded if call.find() else await call.await_and_keep(args, kwargs)
             finally:
                 call.free()
+
+    async def call(self, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Compute anew, whatever is kept, and keep that."""
+        args = (*self._instance, *args)
+        call = self._look_up(args, kwargs)
+        if call is None:
+            return await _awaitable(self._function.call(*args, **kwargs))
+        return await call.await_and_keep(args, kwargs)
+
+    async def call_and_shelve(self, /, *args: Any, **kwargs: Any) -> Shelved:  # type: ignore[override]
+        """Return a reference to what the function returns, which stays on disk.
+
+        Raises
+        ------
+        FlowparError
+            If the value cannot be kept.
+        """
+        args = (*self._instance, *args)
+        call = self._look_up(args, kwargs)
+        if call is not None and not call.is_known():
+            await call.await_and_keep(args, kwargs)
+            call.store.commit()
+        return self._shelved(call)
 
 
 class _Call:
@@ -314,6 +347,8 @@ class _Call:
         self._found: Small | Stored | None = None
         self._owner_of_claim = id(self) if function._function.is_coroutine else None
         self._is_claimed = False
+        # Tasks of runs have claims of their own.
+        self._name = self._key[::-1]
 
     def is_known(self) -> bool:
         """Return whether a value is kept, and still good."""
@@ -359,7 +394,8 @@ class _Call:
         keeping = Keeping(self._keeper())
         try:
             begin = time.perf_counter()
-            value = self._function.call(*args, **kwargs)
+            with self._noted():
+                value = self._function.call(*args, **kwargs)
             keeping.keep((0, 0), value, begin, (*args, *kwargs.values()))
         finally:
             keeping.close()
@@ -369,8 +405,8 @@ class _Call:
     async def await_and_keep(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Call the function, await it, and keep what it returns."""
         begin = time.perf_counter()
-        coroutine: Any = self._function.call(*args, **kwargs)
-        value = await coroutine
+        with self._noted():
+            value = await _awaitable(self._function.call(*args, **kwargs))
         self._put(self._keeper().keep(0, value, time.perf_counter() - begin), args, kwargs)
         return value
 
@@ -380,9 +416,26 @@ class _Call:
         return Keeper(self.store.folder, frozenset({0}), keeps)
 
     def claim(self, *, wait: bool = True) -> bool:
-        """Wait until nobody else computes this key; or else return whether nobody does."""
-        self._is_claimed = self.store.claim(self._key, wait=wait, owner=self._owner_of_claim)
+        """Wait until no other call computes this key; or else return whether none does.
+
+        A run that has the key among those of its tasks is not waited for: this call may be one of
+        its tasks, or what one of them needs.
+        """
+        self._is_claimed = self.store.claim(self._name, wait=wait, owner=self._owner_of_claim)
         return self._is_claimed
+
+    @property
+    def is_inside_itself(self) -> bool:
+        """Whether it was called, over however many others, by a call with its own key."""
+        return (self.store.path, self._key) in _computing.get()
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
+        token = _computing.set(_computing.get() | {(self.store.path, self._key)})
+        try:
+            yield
+        finally:
+            _computing.reset(token)
 
     def turn(self) -> asyncio.Lock:
         """Return what coroutines of this loop wait for that want the same key."""
@@ -395,7 +448,7 @@ class _Call:
     def free(self) -> None:
         """Let others have the key, as soon as what was kept is written."""
         if self._is_claimed:
-            self.store.free(self._key, at_once=False)
+            self.store.free(self._name, after=self._key)
             _commit_soon(self.store)
 
     def _put(self, kept: Kept, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -403,7 +456,7 @@ class _Call:
             self.store.give_up(kept.trouble)
         elif kept.trouble:
             self._owner.warn(f"what it returned cannot be kept: {kept.trouble}")
-        for path in kept.opened:
+        for path in self._maker.undeclared(kept.opened):
             self._owner.warn(undeclared_text(self._function.name, path))
         code, name = self._maker.code, self._function.name
         if code is None or kept.digest is None:
@@ -423,6 +476,7 @@ class _Call:
             place=name,
             parts=tuple((*part, text) for part, text in zip(self._parts, shown, strict=True)),
             files=kept.files,
+            codes=kept.codes,
         )
         self.store.put(self.trace, kept.data)
 
@@ -471,6 +525,11 @@ def commit_all() -> None:
             store.commit()
 
 
+_computing: contextvars.ContextVar[frozenset[tuple[Any, bytes]]] = contextvars.ContextVar(
+    "_computing", default=frozenset()
+)
+"""The directory and the key of each call that led here."""
+
 _turns: weakref.WeakValueDictionary[object, asyncio.Lock] = weakref.WeakValueDictionary()
 
 
@@ -502,6 +561,19 @@ async def _in_thread(work: Callable[[], object], undo: Callable[[], object]) -> 
     except asyncio.CancelledError:
         note("left")
         raise
+
+
+def _mark_as_coroutine(function: object) -> None:
+    """Have `inspect` and `asyncio` take an object for the coroutine function that it calls."""
+    if hasattr(inspect, "markcoroutinefunction"):  # from Python 3.12 on
+        inspect.markcoroutinefunction(function)
+    else:
+        function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
+
+
+def _awaitable(made: object) -> Any:
+    """Return what a coroutine function made, for who awaits it."""
+    return made
 
 
 def _fetched(store: Store, trace: Trace) -> Small | Stored | None:

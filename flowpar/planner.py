@@ -354,6 +354,13 @@ class Plan:
         found = [i for i in batch if i in targets or not inside.issuperset(dependents[i])]
         return frozenset(found if not self.graph.order_only else self._taken(found, inside))
 
+    def is_lent(self, index: int) -> bool:
+        """Return whether more than one call takes the value of a task, or one more than once."""
+        takers = self.graph.dependents[index]
+        return len(takers) + self._targets[index] > 1 or any(
+            self._states[taker].function.policy.retries for taker in takers
+        )
+
     def _taken(self, indices: list[int], inside: set[int]) -> list[int]:
         """Return those whose values are taken, and not only waited for."""
         order_only, dependents = self.graph.order_only, self.graph.dependents

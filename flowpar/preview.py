@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from flowpar.caching.cache import Cache
+from flowpar.caching.reasons import NEVER_RAN, changed_dependency
+from flowpar.caching.store import Store, Trace, store_at
 from flowpar.errors import OptionError
 from flowpar.graph import Graph
 from flowpar.judge import Judge
@@ -25,6 +27,8 @@ UNKNOWN: Final = "unknown"
 
 _MOST_LINES: Final = 30
 _MOST_CAUSES: Final = 3
+_MOST_STEPS: Final = 20
+"""How far a reason is followed from dependency to dependency."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,13 +289,14 @@ class Look:
         self.graph = graph
         seed = options.seed
         self.judge = Judge(
-            Cache(cache.path),
+            _Seen(cache.path),
             graph,
             seed_of=None if seed is None else lambda index: seed_of(seed, graph.key(index)),
             is_quiet=True,
         )
         self.plan = Plan(graph, lane_of=_lane_of, limits=options.limits, fetch=self.judge.fetch)
         self.judge.attend(self.plan)
+        self._indices: dict[str, int] | None = None
         self._settle()
         self._history: dict[str, float] = dict(
             self.judge.store.query("select name, avg(seconds) from trace group by name")
@@ -368,7 +373,7 @@ class Look:
     def _explanation(self, index: int, causes: tuple[Explanation, ...]) -> Explanation:
         status = self.status(index)
         if status == RUN:
-            reason = f"would run: {self.judge.reason(index)}"
+            reason = f"would run: {self._to_the_root(self.judge.reason(index) or 'it has to')}"
         elif status == UNKNOWN:
             reason = "unknown until what it depends on has run"
         else:
@@ -380,10 +385,47 @@ class Look:
         if trace is None:
             return "up to date: it is not kept, and nothing that would run needs it"
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(trace.created))
-        return (
-            f"up to date: it ran at {when} for {trace.seconds:.3g} s, "
-            f"because: {self.judge.likeness.reason_of(trace)}"
-        )
+        made = f"up to date; its value was made on {when}, in {trace.seconds:.3g} s"
+        why = self.judge.likeness.reason_of(trace)
+        return made if why == NEVER_RAN else f"{made}, because {self._to_the_root(why, trace)}"
+
+    def _to_the_root(self, reason: str, trace: Trace | None = None) -> str:
+        """Return a reason, followed by why the dependency that it names gave another value.
+
+        Parameters
+        ----------
+        reason
+            Why a task ran, or has to.
+        trace
+            What was left by that; None: it has yet to run.
+        """
+        told, after = "", ""
+        for _ in range(_MOST_STEPS):
+            found = changed_dependency(reason)
+            index = None if found is None else self._index_of(found[0])
+            cause = None if index is None else self.judge.trace_of(index)
+            # A value that was made later is not what the task was given.
+            if found is None or cause is None or (trace and cause.created >= trace.created):
+                break
+            deeper = self.judge.likeness.reason_of(cause)
+            if deeper == NEVER_RAN:
+                break
+            told += f"{reason[: found[1]]}, because "
+            after = reason[found[1] :] + after
+            reason, trace = deeper, cause
+        return told + reason + after
+
+    def _index_of(self, key: str) -> int | None:
+        if self._indices is None:
+            self._indices = {self.graph.key(index): index for index in range(len(self.graph))}
+        return self._indices.get(key)
+
+
+class _Seen(Cache):
+    """A cache that is looked at: where there is none, none is made."""
+
+    def store(self) -> Store:
+        return store_at(self.path, makes=False)
 
 
 def _lane_of(function: Function) -> str:  # noqa: ARG001 - nothing runs, so nobody takes from it

@@ -362,7 +362,7 @@ class Scheduler:
         taken = {need for call in calls if call[2] != LITERAL for need in references(call)}
         inputs = {need: values[need] for need in taken.difference(indices)}
         first = graph.tasks[indices[0]]._function
-        if lane.is_local:
+        if lane.is_local and self._judge is None:
             self._load(inputs)
         elif lane.name == "processes":
             self._seal(inputs)
@@ -377,6 +377,8 @@ class Scheduler:
             batch.seeds = {index: self._seed(index) for index in indices}
         if self._judge is not None:
             batch.keeper = self._judge.keeper(indices, is_local=lane.is_local)
+            if lane.is_local:
+                batch.lent = frozenset(filter(self._plan.is_lent, batch.wanted))
         return batch
 
     def _load(self, inputs: dict[int, object]) -> None:

@@ -202,6 +202,11 @@ class _Arity:
     def bind(self, name: str, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         if self.signature is None:
             return
+        parameters = self.signature.parameters.values()
+        if any(p.kind is p.VAR_KEYWORD for p in parameters):
+            # Which collects them, though Signature.bind would have it otherwise.
+            hidden = {p.name for p in parameters if p.kind is p.POSITIONAL_ONLY}
+            kwargs = {key: each for key, each in kwargs.items() if key not in hidden}
         try:
             self.signature.bind(*args, **kwargs)
         except TypeError as error:

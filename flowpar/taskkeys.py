@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from flowpar.caching.digest import NotDigestible, hashed
 from flowpar.caching.files import FileMissing
 from flowpar.caching.keeping import Expected, digester, imported_of
 from flowpar.caching.keys import KeyMaker, Literals, Part
 from flowpar.graph import Graph
+from flowpar.pools.transport import PLAIN
 from flowpar.task import ALL_REFS, Function, Ref, Template, value
+
+_IMMUTABLE: Final = PLAIN | {Ref}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,7 @@ class TaskKeys:
         self._literals = Literals()
         self._digests: dict[int, bytes | None] = {}
         self._keys: dict[int, bytes | None] = {}
+        self._users: dict[int, set[int]] = collections.defaultdict(set)
 
     def kind(self, index: int) -> Kind:
         """Return what the cache does with a task."""
@@ -103,6 +109,26 @@ class TaskKeys:
                     key = maker.key(parts, seed)
         self._keys[index] = key
         return key
+
+    def are_as_before(self, index: int) -> bool:
+        """Return whether the arguments of a task are still those that its key was made of.
+
+        Files may have been written to while it ran, and lists by another thread of the program.
+        What takes long to digest is asked of `changed_meanwhile`, once at the end.
+        """
+        _, _, shape, args, kwargs = self._graph.call(index)
+        if shape == ALL_REFS or _IMMUTABLE.issuperset(map(type, (*args, *(kwargs or {}).values()))):
+            return True
+        try:
+            digests, names = self._argument_digests(index)
+        except (FileMissing, NotDigestible):
+            return False
+        parts = None if digests is None else self.kind(index).maker.parts(digests, names)
+        return parts == self.parts[index]
+
+    def changed_meanwhile(self) -> list[int]:
+        """Return the tasks that were given something large that has changed since."""
+        return [index for value in self._literals.changed() for index in self._users[value]]
 
     def say_uncacheable(self, index: int, why: str) -> None:
         """Have people told why the value of a task is not kept."""
@@ -146,13 +172,13 @@ class TaskKeys:
         names = tuple(kwargs or ())
         given = (*args, *kwargs.values()) if kwargs else args
         ignored = self.kind(index).maker.ignored(len(given), names)
-        if shape == ALL_REFS and not ignored:
-            found = [self.digest_of(need) for need in given]
+        if shape == ALL_REFS:
+            found = [b"" if at in ignored else self.digest_of(n) for at, n in enumerate(given)]
         else:
             name = self._graph.tasks[index]._function.name
             paths = [f"{name}: argument {each}" for each in (*range(len(args)), *names)]
             found = [
-                b"" if at in ignored else self._argument(argument, shape, paths[at])
+                b"" if at in ignored else self._argument(argument, index, paths[at])
                 for at, argument in enumerate(given)
             ]
         for digest in found:
@@ -161,16 +187,20 @@ class TaskKeys:
                 return None, names
         return found, names  # type: ignore[return-value]
 
-    def _argument(self, argument: object, shape: int, path: str) -> bytes | None:
-        if shape == ALL_REFS and type(argument) is int:
-            return self.digest_of(argument)
+    def _literal(self, argument: object, path: str, index: int) -> bytes:
+        digest = self._literals.digest(argument, path)
+        if self._literals.is_large(argument):
+            self._users[id(argument)].add(index)
+        return digest
+
+    def _argument(self, argument: object, index: int, path: str) -> bytes | None:
         if type(argument) is Ref:
             return self.digest_of(argument.index)
         if type(argument) is not Template:
-            return self._literals.digest(argument, path)
+            return self._literal(argument, path, index)
         pieces = [b"container", self._literals.digest(argument.make, path)]
         for part in argument.parts:
-            digest = self._argument(part, shape, path)
+            digest = self._argument(part, index, path)
             if digest is None:
                 return None
             pieces.append(digest)

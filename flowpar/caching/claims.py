@@ -16,6 +16,8 @@ import contextlib
 import fcntl
 import itertools
 import os
+import struct
+import sys
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -26,8 +28,17 @@ from flowpar.caching.folders import inode_of, is_file
 
 OPENING: Final = 1 << 62
 """The byte of the locks that is locked by who opens the directory; those of keys are before it."""
+PATIENCE: Final = 30.0
+"""Seconds that a thread waits for another of its process to compute a key."""
+
+ANCESTORS_PATIENCE: Final = 2.0
+"""Seconds that a process waits for one that started it, and that may wait for it."""
+
+_FLOCK: Final = struct.Struct("hhqqi4x")
+"""``struct flock`` of 64-bit Linux: type, whence, start, length, process."""
+
 OPENING_TRIES: Final = 1000
-_OPENING_PAUSE: Final = 0.01
+_PAUSE: Final = 0.01
 
 
 class Held:
@@ -144,15 +155,35 @@ class Claims:
         if has_locked is None or has_locked:
             return has_locked is not None
         try:
-            fcntl.lockf(self._handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, at)
-        except OSError as error:
-            # Else there are no locks in this file system, or each would wait for the other.
-            if not wait and isinstance(error, (BlockingIOError, PermissionError)):
-                self.free([at])
-                return False
+            is_ours = self._lock(at) or (wait and self._wait_for(at))
         except BaseException:
             self.free([at])
             raise
+        if not is_ours:
+            self.free([at])
+        return is_ours
+
+    def _lock(self, at: int) -> bool:
+        """Lock a byte among processes; return False if another has it."""
+        try:
+            fcntl.lockf(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, at)
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError:  # a file system without locks: computing twice is only slow
+            return True
+        return True
+
+    def _wait_for(self, at: int) -> bool:
+        """Lock a byte as soon as the process that has it frees it."""
+        until = time.monotonic() + ANCESTORS_PATIENCE
+        while _holder(self._handle, at) in _ancestors():
+            if time.monotonic() > until:
+                return False  # it waits for us, as it seems
+            time.sleep(_PAUSE)  # no lock can be waited for with a limit
+            if self._lock(at):
+                return True
+        with contextlib.suppress(OSError):  # each would wait for the other
+            fcntl.lockf(self._handle, fcntl.LOCK_EX, 1, at)
         return True
 
     def _reserve(self, at: int, me: int, *, wait: bool) -> bool | None:
@@ -161,18 +192,21 @@ class Claims:
         Returns
         -------
         bool | None
-            Whether this process has the lock already; None: another thread has the byte.
+            Whether this process has the lock already; None: another thread has the byte, and
+            keeps it. It may wait for this thread in a way that nobody can see, so we do not wait
+            for ever.
         """
         with self._changed:
+            until = time.monotonic() + PATIENCE
             while at in self._owners:
-                if not wait:
+                if not wait or time.monotonic() > until:
                     return None
                 if self._waits_for(at, me):
                     self._owners[at].append(me)
                     return True
                 self._wanted[me] = at
                 try:
-                    self._changed.wait()
+                    self._changed.wait(PATIENCE)
                 finally:
                     del self._wanted[me]
             self._owners[at] = [me]
@@ -230,7 +264,7 @@ class Claims:
             try:
                 fcntl.lockf(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, OPENING)
             except (BlockingIOError, PermissionError):
-                time.sleep(_OPENING_PAUSE)
+                time.sleep(_PAUSE)
             except OSError:  # a file system without locks
                 break
             else:
@@ -258,6 +292,31 @@ def claims_at(path: Path) -> Claims:
     made = Claims(handle, (facts.st_dev, facts.st_ino))
     here.claims[made.inode] = made
     return made
+
+
+def _holder(handle: int, at: int) -> int:
+    """Return the id of the process that has locked a byte; 0 if nobody has, or nobody can say."""
+    if sys.platform != "linux":
+        return 0
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0)
+    try:
+        answer = _FLOCK.unpack(fcntl.fcntl(handle, fcntl.F_GETLK, asked))
+    except OSError:
+        return 0
+    return 0 if answer[0] == fcntl.F_UNLCK else answer[-1]
+
+
+def _ancestors() -> set[int]:
+    """Return the ids of the processes that started this one, and so may wait for it."""
+    found, pid = set[int](), os.getppid()
+    while pid > 1 and pid not in found:
+        found.add(pid)
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            break
+        pid = int(text.rpartition(")")[2].split()[1])
+    return found
 
 
 def _offset(key: bytes) -> int:

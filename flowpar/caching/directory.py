@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flowpar.caching.claims import Held, claims_at, here
-from flowpar.caching.folders import begin, inode_of, is_new, refuse_foreign
+from flowpar.caching.folders import NotOurs, begin, inode_of, is_new, refuse_foreign
 from flowpar.caching.index import (
     TROUBLES,
     connect,
@@ -38,7 +38,9 @@ class Directory:
     Parameters
     ----------
     path
-        The directory; made if it is not there.
+        The directory.
+    makes
+        Whether it is made if it is not there; if not, it is as if nothing was ever kept in it.
 
     Attributes
     ----------
@@ -50,18 +52,17 @@ class Directory:
     Raises
     ------
     CacheRefused
-        If it belongs to another user, if others may write to it, or if a newer flowpar made it.
+        If it belongs to another user, or if others may write to it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, makes: bool = True) -> None:
         self.path = Path(os.path.realpath(path))
         self.objects = self.path / "objects"
         self.folder = str(self.objects)
         self.why_not = ""
         self.is_writable = True
-        self.folder = str(self.objects)
+        self._makes = makes
         self._index_path = self.path / "index.sqlite"
-        self._index_name = str(self._index_path)
         self._index_name = str(self._index_path)
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
@@ -77,10 +78,19 @@ class Directory:
             self._open_files()
 
     def _open_files(self) -> None:
-        with contextlib.suppress(FileExistsError):
-            self.path.mkdir(mode=0o700, parents=True)
+        if self._makes:
+            with contextlib.suppress(FileExistsError):
+                self.path.mkdir(mode=0o700, parents=True)
+        elif not self.path.exists():
+            return
         refuse_foreign(self.path)
-        is_first = is_new(self.path)
+        try:
+            is_first = is_new(self.path)
+        except NotOurs as error:
+            self.give_up(str(error))
+            return
+        if is_first and not self._makes:
+            return
         self.is_writable = os.access(self.path, os.W_OK, effective_ids=True)
         try:
             if self.is_writable:

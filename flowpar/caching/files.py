@@ -23,11 +23,13 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import MemberDescriptorType, ModuleType
 from typing import Final
 
 from blake3 import blake3
 
 from flowpar.caching.digest import NotDigestible, hashed, register_digest
+from flowpar.caching.folders import is_cache
 from flowpar.caching.watching import unwatched
 from flowpar.errors import OptionError
 
@@ -88,10 +90,11 @@ class File(os.PathLike[str]):
     Parameters
     ----------
     path
-        A file; a directory, for all files in it at any depth, where their names in it count too;
-        or a pattern with ``*``, ``?``, ``[...]`` or ``**``, for the files and directories that it
-        matches. Names that begin with a dot are as others. Links to directories are followed
-        where the path or a pattern names them, but not by ``**`` nor inside a directory.
+        A file; a directory, for all that is in it at any depth, where the names in it count too,
+        and directories of caches are left out; or a pattern with ``*``, ``?``, ``[...]`` or
+        ``**``, for the files and directories that it matches. Names that begin with a dot are as
+        others. Links to directories are followed where the path or a pattern names them, but not
+        by ``**`` nor inside a directory.
 
     Raises
     ------
@@ -134,6 +137,9 @@ class File(os.PathLike[str]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.path!r})"
 
+    def __str__(self) -> str:
+        return self.path
+
     def paths(self) -> list[str]:
         """Return the files that there are now, sorted; a pattern may match none.
 
@@ -142,7 +148,7 @@ class File(os.PathLike[str]):
         FileNotFoundError
             If there is nothing at the path, or what cannot be read twice, as a pipe.
         """
-        return _found(self.path)[1]
+        return [path for path in _found(self.path)[1] if not path.endswith("/")]
 
     def digest(self) -> bytes:
         """Return what stands for the content.
@@ -176,7 +182,7 @@ def is_unchanged(path: str, digest: bytes) -> bool:
 def _digest_of(path: str) -> bytes:
     try:
         base, paths = _found(path)
-        contents = [_content(each) for each in paths]
+        contents = [b"" if each.endswith("/") else _content(each) for each in paths]
     except FileNotFoundError:  # also one that went between the two
         raise FileMissing(path) from None
     if base is None:
@@ -186,7 +192,10 @@ def _digest_of(path: str) -> bytes:
 
 
 def _found(path: str) -> tuple[str | None, list[str]]:
-    """Return what the files' names start with, which is no content, and the files."""
+    """Return what the names start with, which is no content, and files and empty directories.
+
+    The latter end with a slash.
+    """
     try:
         mode = Path(path).stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -196,7 +205,7 @@ def _found(path: str) -> tuple[str | None, list[str]]:
             raise FileMissing(path) from None
         return _matches(Path(*literal), parts[len(literal) :])
     if stat.S_ISDIR(mode):
-        return path, sorted(_files_under(path))
+        return path, sorted(set(_found_in(path)) - {_as_folder(path)})
     if not stat.S_ISREG(mode):
         raise FileMissing(path)
     return None, [path]
@@ -210,24 +219,57 @@ def _matches(base: Path, parts: Iterable[str]) -> tuple[str, list[str]]:
     # As part of a name, ** is *, here as in the glob module. That one would follow links to
     # directories in circles, though.
     pattern = [part if part == "**" else re.sub(r"\*+", "*", part) for part in parts]
-    files = set[str]()
+    found = set[str]()
+    is_kept = _Caches(base)
     for path in base.glob("/".join(pattern)):
+        if is_kept.has(path):
+            continue
         if path.is_file():
-            files.add(str(path))
+            found.add(str(path))
         elif path.is_dir() and not ("**" in pattern and path.is_symlink()):
-            files.update(_files_under(str(path)))
-    return "" if base == Path() else str(base), sorted(files)
+            found.update(_found_in(str(path)))
+    return "" if base == Path() else str(base), sorted(found)
 
 
-def _files_under(folder: str) -> Iterator[str]:
+def _found_in(folder: str) -> Iterator[str]:
+    """Yield the files in a folder at any depth, and the folders with nothing in them.
+
+    The folder of a cache is as nothing: it changes with each run.
+    """
+
     def refuse(error: OSError) -> None:
         raise error
 
-    for place, _, names in os.walk(folder, onerror=refuse):
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        inner = os.path.join(place, "")  # noqa: PTH118 - there may be 100,000
+        folders[:] = [each for each in folders if not is_cache(inner + each)]
+        if not folders and not names:
+            yield _as_folder(place)
         for name in names:
-            path = os.path.join(place, name)  # noqa: PTH118 - there may be 100,000
-            if os.path.isfile(path):  # noqa: PTH113
-                yield path
+            if os.path.isfile(inner + name):  # noqa: PTH113
+                yield inner + name
+
+
+def _as_folder(path: str) -> str:
+    return path.rstrip("/") + "/"
+
+
+class _Caches:
+    """Tells what lies in the directories of caches, below one directory or anywhere."""
+
+    def __init__(self, below: Path | None = None) -> None:
+        self._below = below
+        self._known: dict[Path, bool] = {}
+
+    def has(self, path: Path) -> bool:
+        """Return whether a path is that of a cache, or lies in one."""
+        known = self._known.get(path)
+        if known is None:
+            known = path not in {self._below, path.parent} and (
+                self.has(path.parent) or is_cache(path)
+            )
+            self._known[path] = known
+        return known
 
 
 # Contents -----------------------------------------------------------------------------------------
@@ -318,14 +360,14 @@ def tracking() -> Iterator[list[tuple[str, bytes]]]:
 
 
 def undeclared(paths: Iterable[str], declared: Iterable[object]) -> list[str]:
-    """Return those of the paths that no `File` stands for.
+    """Return those of the paths that no `File` stands for, and that are in no cache.
 
     Parameters
     ----------
     paths
         Files, as `flowpar.caching.watching` gives them.
     declared
-        Values; a `File` may lie a few levels deep in lists, tuples, sets and dictionaries.
+        Values; a `File` may lie a few levels deep in containers and attributes.
 
     Examples
     --------
@@ -340,13 +382,35 @@ def undeclared(paths: Iterable[str], declared: Iterable[object]) -> list[str]:
     for file in {file for value in declared for file in _files_in(value)}:
         with contextlib.suppress(OSError):  # one that is gone stands for nothing
             covered.update(map(os.path.realpath, file.paths()))
-    return [path for path in paths if os.path.realpath(path) not in covered]
+    left = [path for path in paths if os.path.realpath(path) not in covered]
+    is_kept = _Caches()
+    return [path for path in left if not is_kept.has(Path(path))]
 
 
 def _files_in(value: object, depth: int = _DEEPEST) -> Iterator[File]:
     if isinstance(value, File):
         yield value
-    elif depth and isinstance(value, (list, tuple, set, frozenset, dict)):
-        children = itertools.chain(value, value.values()) if isinstance(value, dict) else value
-        for child in children:
+    elif depth:
+        for child in _children(value):
             yield from _files_in(child, depth - 1)
+
+
+def _children(value: object) -> Iterable[object]:
+    """Return what is in a container, or the attributes of an object."""
+    if isinstance(value, dict):
+        return itertools.chain(value, value.values())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return value
+    kind = type(value)
+    if kind.__module__ == "builtins" or isinstance(value, (type, ModuleType)):
+        return ()
+    # Not by getattr, which may run the user's code.
+    slots = [each for base in kind.__mro__ for each in vars(base).values()]
+    members = [each for each in slots if isinstance(each, MemberDescriptorType)]
+    found: list[object] = []
+    with contextlib.suppress(AttributeError):
+        found += object.__getattribute__(value, "__dict__").values()
+    for member in members:
+        with contextlib.suppress(AttributeError):  # it was never set
+            found.append(member.__get__(value, kind))
+    return found

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Final
 
+from flowpar.caching.watching import unwatched
 from flowpar.errors import FlowparError
 
 LAYOUT: Final = 1
 """The version of the layout; one of a newer version is left alone."""
 
 
+_LONGEST: Final = 40
+"""Characters of a strange note of the layout that people are shown."""
+
+
 class CacheRefused(FlowparError):
     """A directory must not be used as a cache."""
+
+
+class NotOurs(CacheRefused):
+    """A directory holds what this flowpar does not know; a run goes on without it."""
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -44,19 +54,39 @@ def is_new(folder: Path) -> bool:
 
     Raises
     ------
-    CacheRefused
+    NotOurs
         If something else has, or a newer flowpar.
     """
-    note = folder / "FORMAT"
-    made_by = note.read_text(errors="replace").strip() if is_file(note) else ""
+    made_by = _made_by(folder)
     if made_by and made_by != f"flowpar {LAYOUT}":
-        raise CacheRefused(
-            f"{folder} has the layout {made_by!r}, and this flowpar knows "
-            f"'flowpar {LAYOUT}': use another directory, or delete this one"
+        plain = re.sub(r"[^ -~]+", "?", made_by)
+        shown = repr(plain[:_LONGEST]) + ("…" if plain[_LONGEST:] else "")
+        raise NotOurs(
+            f"its FORMAT is {shown}, and this flowpar knows 'flowpar {LAYOUT}': use another "
+            "directory, or delete this one"
         )
     if not made_by and any(folder.glob("*.pkl")):
-        raise CacheRefused(f"{folder} holds files that are not flowpar's")
+        raise NotOurs("it holds files that are not flowpar's")
     return not made_by
+
+
+def is_cache(folder: str | Path) -> bool:
+    """Return whether a directory is that of a cache, of this flowpar or another."""
+    # Of 100,000 folders hardly one has such a file.
+    if not os.path.lexists(f"{folder}/FORMAT"):
+        return False
+    try:
+        return _made_by(Path(folder)).startswith("flowpar ")
+    except OSError:
+        return False
+
+
+def _made_by(folder: Path) -> str:
+    note = folder / "FORMAT"
+    if not is_file(note):
+        return ""
+    with unwatched(), note.open("rb") as file:  # whatever that is, its beginning says it
+        return file.read(200).decode("utf-8", "replace").strip()
 
 
 def begin(folder: Path) -> None:

@@ -29,9 +29,18 @@ TABLES: Final = {
     "file": "(path text primary key, facts blob, digest blob) without rowid",
     "event": "(at real, text text)",
 }
-_INDEX: Final = "create index if not exists trace_name on trace (name, created)"
+_INDEXES: Final = (
+    "create index if not exists trace_name on trace (name, created)",
+    "create index if not exists trace_place on trace (name, place, created)",
+)
 
 TRACES: Final = f"select {COLUMNS} from trace"  # noqa: S608 - constants
+TRACES_OF_PLACES: Final = (
+    f"{TRACES} where key in (select key from (select key, row_number() over "  # noqa: S608 - as above
+    "(partition by place order by created desc) as nth from trace "
+    "where name = ? and created < ? and place in ({})) where nth <= ?)"
+)
+"""The newest of each place; from the narrow index alone, which of them it is."""
 PUT_TRACE: Final = "insert or replace into trace values ({})".format(  # noqa: S608 - constants
     ",".join("?" * len(COLUMNS.split(",")))
 )
@@ -60,8 +69,9 @@ def connect(path: Path) -> sqlite3.Connection:
         with transaction(db):
             for name, columns in TABLES.items():
                 db.execute(f"create table if not exists {name} {columns}")
-            db.execute(_INDEX)
-        _probe(db)
+            _probe(db)
+            for index in _INDEXES:
+                db.execute(index)
     except BaseException:
         db.close()
         raise

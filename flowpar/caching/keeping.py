@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from flowpar.caching.objects import INLINE_UP_TO, Stored, Written, freeze, thaw, write
 
@@ -37,6 +37,8 @@ class Kept:
     """How long the call took, without the keeping."""
     files: tuple[tuple[str, bytes], ...] = ()
     """The files that the value names, each with the digest of its content."""
+    codes: tuple[tuple[str, str, bytes], ...] = ()
+    """The user's classes and functions in the value: module, name, digest of the code."""
     opened: tuple[str, ...] = ()
     """Files that the call read and nobody declared."""
     is_foreign: bool = False
@@ -75,20 +77,32 @@ class Expected:
 
     def is_that_of(self, function: Callable[..., object]) -> bool:
         """Return whether a function has this code here."""
-        code = digester().code(function)
+        from flowpar.caching.digest import NotDigestible  # noqa: PLC0415 - runs without a cache
+
+        try:
+            code = digester().code(function)
+        except NotDigestible:  # something here is not what it is in the parent
+            return False
         if code.digest == self.digest:
             return True
         # What travels by value is that of the parent. Without its file it has another digest.
         return self.imported is not None and self.imported <= imported_of(code)
 
 
+_COMPARED: Final = frozenset({"helper", "class", "global", "default", "closure", "opaque"})
+
+
 def imported_of(code: Code) -> frozenset[tuple[str, str, bytes]]:
-    """Return what a function uses of other files than its own."""
-    own = code.components[0].text.rpartition(":")[0] or "<"
+    """Return what a function uses that does not come with it: what imported modules hold.
+
+    What the main module holds travels by value, be it a function, a class or a constant.
+    """
+    from flowpar.caching.origins import is_main  # noqa: PLC0415 - runs without a cache
+
     found = (
         (each.kind, each.name, each.digest)
         for each in code.components
-        if each.kind in {"helper", "class"} and not each.text.startswith((own, "<"))
+        if each.kind == "package" or (each.kind in _COMPARED and not is_main(each.home))
     )
     return frozenset(found)
 
@@ -120,12 +134,15 @@ class Keeper:
         from flowpar.caching.files import tracking  # noqa: PLC0415 - as above
 
         try:
-            with tracking() as found:
+            with tracking() as found, digester().noting() as codes:
                 digest = digester().values.digest(value, "result")
         except NotDigestible as error:
             return Kept(None, trouble=str(error), seconds=seconds)
         kept = self._written(index, value, digest, seconds)
-        return replace(kept, files=tuple(found)) if found else kept
+        if found or codes:
+            named = tuple((*place, code) for place, code in codes.items())
+            kept = replace(kept, files=tuple(found), codes=named)
+        return kept
 
     def _written(self, index: int, value: object, digest: bytes, seconds: float) -> Kept:
         if index not in self.keeps:

@@ -14,7 +14,15 @@ import types
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["Origin", "is_extension", "origin_of_file", "origin_of_module", "package_of"]
+__all__ = [
+    "Origin",
+    "is_extension",
+    "is_main",
+    "name_to_import",
+    "origin_of_file",
+    "origin_of_module",
+    "package_of",
+]
 
 
 class Origin(enum.Enum):
@@ -64,7 +72,7 @@ def origin_of_module(name: str | None, module: types.ModuleType | None = None) -
         The module, if it is at hand.
     """
     found = module if module is not None else sys.modules.get(name or "")
-    if name == "__main__":
+    if is_main(name):
         return Origin.USER
     where = _place_of(found)
     if where is not None:
@@ -84,6 +92,39 @@ def is_extension(module: types.ModuleType) -> bool:
     """Return whether a module is compiled, so that there is nothing to read in it."""
     filename = getattr(module, "__file__", None) or ""
     return filename.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES))
+
+
+def is_main(name: str | None) -> bool:
+    """Return whether a name is one of the program's main module, whose own name is another."""
+    return name in {"__main__", "__mp_main__"}
+
+
+def name_to_import(module: str) -> str:
+    """Return the name of a module; of the main one that by which it would be imported.
+
+    It is the same in a worker, where things of the main module come by value.
+    """
+    if not is_main(module):
+        return module
+    filename = getattr(sys.modules.get("__main__"), "__file__", None)
+    # A worker has no file, but the arguments of its program.
+    return _name_of_script(str(filename or next(iter(sys.argv), "")))
+
+
+@functools.cache
+def _name_of_script(filename: str) -> str:
+    if not filename:
+        return "__main__"
+    path = Path(os.path.abspath(filename))  # noqa: PTH100 - without the dots
+    folders = (Path(os.path.abspath(folder)) for folder in sys.path)  # noqa: PTH100 - as above
+    within = min(
+        (each for each in folders if each in path.parents), default=path.parent, key=_depth
+    )
+    return ".".join(path.relative_to(within).with_suffix("").parts)
+
+
+def _depth(path: Path) -> int:
+    return -len(path.parts)
 
 
 def _top(name: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,36 +24,84 @@ Shown = tuple[str, bytes, str]
 
 Components = Sequence[Component]
 
+_EDITED: Final = {"code", "helper", "class"}
+"""Kinds of components that are code."""
+
 _CONTAINER_CHANGED: Final = "other values or another order in argument"
+
+_GAVE_ANOTHER: Final = "dependency {} gave another value"
 
 _MOST: Final = 3
 
+_MOST_ALIKE: Final = 64
+"""Earlier calls with one argument in common, all of which are compared."""
+_FEW_ALIKE: Final = 8
+"""How many are if there are more."""
 
-def nearest(
-    parts: Collection[Shown], function: bytes, place: str, earlier: Collection[Trace]
-) -> Trace | None:
-    """Return the earlier trace that most is alike with; of equal ones the newest.
+
+class Earlier:
+    """The traces of functions of one name, looked through for one that a call is like.
 
     Parameters
     ----------
-    parts
-        Of the call.
-    function
-        The digest of the function's code.
-    place
-        The key of the task in its graph.
-    earlier
-        Traces of functions of the same name, newest first.
+    traces
+        Newest first.
     """
-    own = {(name, digest) for name, digest, _ in parts}
 
-    def likeness(trace: Trace) -> tuple[int, bool, bool]:
-        shared = own.intersection((name, digest) for name, digest, _ in trace.parts)
-        return len(shared), trace.place == place, trace.function == function
+    def __init__(self, traces: Sequence[Trace]) -> None:
+        self._traces = traces
+        self._parts = [
+            frozenset((name, digest) for name, digest, _ in trace.parts) for trace in traces
+        ]
+        self._at: dict[str, list[int]] = {}
+        self._with: dict[tuple[str, bytes], list[int]] = {}
+        for number, trace in enumerate(traces):
+            self._at.setdefault(trace.place, []).append(number)
+            for part in self._parts[number]:
+                self._with.setdefault(part, []).append(number)
 
-    found = max(earlier, key=likeness, default=None)
-    # Another task's, of which many were called with other arguments, tells nothing.
-    return None if found is None or likeness(found)[:2] == (0, False) else found
+    def nearest(
+        self, parts: Collection[Shown], function: bytes, place: str, taken: Collection[bytes] = ()
+    ) -> Trace | None:
+        """Return the trace that most is alike with; of equal ones the newest.
+
+        Parameters
+        ----------
+        parts
+            Of the call.
+        function
+            The digest of the function's code.
+        place
+            The key of the task in its graph.
+        taken
+            Keys of traces that are not meant, as other tasks have them now.
+        """
+        own = {(name, digest) for name, digest, _ in parts}
+
+        def likeness(number: int) -> tuple[int, bool, bool, int]:
+            trace, shared = self._traces[number], len(own & self._parts[number])
+            return shared, trace.place == place, trace.function == function, -number
+
+        found = max(self._candidates(own, place, taken), key=likeness, default=None)
+        # Another task's, of which many were called with other arguments, tells nothing.
+        if found is None or likeness(found)[:2] == (0, False):
+            return None
+        return self._traces[found]
+
+    def _candidates(
+        self, own: Iterable[tuple[str, bytes]], place: str, taken: Collection[bytes]
+    ) -> set[int]:
+        """Return those of the place, and those that share an argument.
+
+        An argument that most calls share says little of each: of those some are enough, or all
+        tasks of a large graph would be compared with all.
+        """
+        groups = [self._at.get(place, ()), *(self._with.get(part, ()) for part in own)]
+        found: set[int] = set()
+        for group in groups:
+            free = [each for each in group[:_MOST_ALIKE] if self._traces[each].key not in taken]
+            found.update(free if len(group) <= _MOST_ALIKE else free[:_FEW_ALIKE])
+        return found
 
 
 def difference(
@@ -72,8 +120,11 @@ def difference(
             found.append(f"{_named(name)} is new: {_plain(text)}")
         elif old[name][0] != digest:
             found.append(_argument_difference(name, old[name][1], text))
-    new = {name for name, _, _ in parts}
+    new = [name for name, _, _ in parts]
     found += [f"{_named(name)} is gone" for name in old if name not in new]
+    if not found and list(old) != new:
+        turned = (", ".join(name for name in names if name[0] != " ") for names in (old, new))
+        found.append("order of the keyword arguments: {} → {}".format(*turned))
     inside = [text for text in found if not text.startswith(_CONTAINER_CHANGED)]
     return inside or found
 
@@ -82,6 +133,12 @@ def in_words(found: Sequence[str]) -> str:
     """Return differences as one line."""
     more = f"; and {len(found) - _MOST} more" if len(found) > _MOST else ""
     return "; ".join(found[:_MOST]) + more
+
+
+def changed_dependency(text: str) -> tuple[str, int] | None:
+    """Return the key of the first dependency that a reason names, and where that ends in it."""
+    found = re.search(_GAVE_ANOTHER.format("(.+?)"), text)
+    return None if found is None else (found[1], found.end())
 
 
 def undeclared_text(name: str, path: str) -> str:
@@ -98,7 +155,7 @@ def _argument_difference(name: str, old: str, new: str) -> str:
     if new == CONTAINER:
         return f"{_CONTAINER_CHANGED} {name}"
     if old.startswith(DEPENDENCY) and new.startswith(DEPENDENCY):
-        return f"dependency {new[1:]} gave another value"
+        return _GAVE_ANOTHER.format(new[1:])
     if old == new:
         return f"{_named(name)} has other content: {_plain(new)}"
     return f"{_named(name)}: {_plain(old)} → {_plain(new)}"
@@ -117,24 +174,33 @@ def _plain(text: str) -> str:
 def _code_difference(name: str, new: Components, old: Components) -> list[str]:
     if not old:
         return [f"code of {name} changed"]
+    before, after = _by_name(old), _by_name(new)
+    both = [key for key in after if key in before]
+    changed = [key for key in both if before[key].digest != after[key].digest]
+    found = [_component_difference(name, before[key], after[key]) for key in changed]
+    # What comes or goes with an edit follows from it.
+    if not any(kind in _EDITED for kind, _, _ in changed):
+        found += _comings_and_goings(
+            name,
+            [each for key, each in after.items() if key not in before],
+            [each for key, each in before.items() if key not in after],
+        )
+    return list(dict.fromkeys(found)) or [f"code of {name} changed"]
+
+
+def _comings_and_goings(name: str, new: Components, gone: Components) -> list[str]:
+    """Return what is new, what is gone, and what is the same under another name."""
     found: list[str] = []
-    before = _by_name(old)
-    after = _by_name(new)
-    for key, component in after.items():
-        former = before.get(key)
-        if former is None:
-            if component.kind != "code":  # of another name, or in another place: no change
-                found.append(f"code of {name} changed ({_said(component)} is new)")
-        elif former.digest != component.digest:
-            found.append(_component_difference(name, former, component))
-    found += [
-        f"code of {name} changed ({_said(gone)} is gone)"
-        for key, gone in before.items()
-        if key not in after
-    ]
-    # What was edited first: that other things came or went follows from it.
-    found.sort(key=lambda text: text.endswith((" is new)", " is gone)")))
-    return found or [f"code of {name} changed"]
+    left = list(gone)
+    for each in new:
+        same = [old for old in left if (old.kind, old.digest) == (each.kind, each.digest)]
+        if same:
+            left.remove(same[0])
+            if same[0].name != each.name:
+                found.append(f"code of {name} changed ({_said(same[0])} is now {each.name})")
+        elif each.kind != "code":  # of another name, or in another place: no change
+            found.append(f"code of {name} changed ({_said(each)} is new)")
+    return found + [f"code of {name} changed ({_said(old)} is gone)" for old in left]
 
 
 def _by_name(components: Components) -> dict[tuple[str, str, int], Component]:

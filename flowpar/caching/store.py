@@ -27,7 +27,7 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +40,7 @@ from flowpar.caching.index import (
     PUT_TRACE,
     TABLES,
     TRACES,
+    TRACES_OF_PLACES,
     chunks,
     marks,
     transaction,
@@ -52,7 +53,7 @@ from flowpar.caching.objects import (
     check_data,
     path_of,
 )
-from flowpar.caching.traces import Trace, row_of, text_of, traces_of, tuple_of
+from flowpar.caching.traces import COLUMNS, Trace, row_of, text_of, traces_of, tuple_of
 
 __all__ = ["CacheRefused", "Store", "Trace", "close_all", "store_at"]
 
@@ -61,6 +62,15 @@ COMMIT_SECONDS: Final = 0.2
 
 COMMIT_ROWS: Final = 500
 """How many traces may; locking a key takes the longer, the more are locked until then."""
+
+MOST_EARLIER: Final = 1000
+"""How many traces of a function are looked through for one that a call is like."""
+
+MOST_SHARED: Final = 50
+"""How many arguments of a call are looked for, and how many calls that share some are returned."""
+
+MOST_OF_PLACE: Final = 4
+"""How many of each place are, however old."""
 
 USED_SECONDS: Final = 3600.0
 """How old the note of the last use may be before it is written anew."""
@@ -72,7 +82,9 @@ class Store(Directory):
     Parameters
     ----------
     path
-        The directory; made if it is not there.
+        The directory.
+    makes
+        Whether it is made if it is not there; if not, it is as if nothing was ever kept in it.
 
     Attributes
     ----------
@@ -82,11 +94,11 @@ class Store(Directory):
     Raises
     ------
     CacheRefused
-        If it belongs to another user, if others may write to it, or if a newer flowpar made it.
+        If it belongs to another user, or if others may write to it.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, *, makes: bool = True) -> None:
+        super().__init__(path, makes=makes)
         self.n_put = 0
         self._waiting: dict[bytes, tuple[Trace, bytes | None]] = {}
         self._functions: dict[bytes, bytes] = {}
@@ -159,8 +171,17 @@ class Store(Directory):
             data = rows[0][0] if rows else b""
         return tuple_of(data) or ()
 
-    def earlier(self, name: str, *, before: float | None = None, limit: int = 200) -> list[Trace]:
+    def earlier(
+        self,
+        name: str,
+        *,
+        before: float | None = None,
+        limit: int = MOST_EARLIER,
+        places: Collection[str] = (),
+    ) -> list[Trace]:
         """Return the newest traces of functions of this name, newest first.
+
+        Those of the places that are asked for are among them, however many are newer.
 
         Parameters
         ----------
@@ -169,13 +190,53 @@ class Store(Directory):
         before
             A time: those that were made then or later are left out.
         limit
-            How many to return at most.
+            How many of any place.
+        places
+            As in the traces.
         """
+        wanted = (text_of(name), math.inf if before is None else before)
         rows = self.query(
             f"{TRACES} where name = ? and created < ? order by created desc limit ?",
-            (text_of(name), math.inf if before is None else before, limit),
+            (*wanted, limit),
         )
-        return list(traces_of(rows))
+        found = {trace.key: trace for trace in traces_of(rows)}
+        if len(rows) == limit:  # else these are all that there are
+            for chunk in chunks(list(map(text_of, places))):
+                rows = self.query(
+                    TRACES_OF_PLACES.format(marks(chunk)), (*wanted, *chunk, MOST_OF_PLACE)
+                )
+                found.update((trace.key, trace) for trace in traces_of(rows))
+        return sorted(found.values(), key=lambda trace: trace.created, reverse=True)
+
+    def sharing(
+        self, name: str, digests: Sequence[bytes], *, before: float | None = None
+    ) -> list[Trace]:
+        """Return the traces of functions of this name that share most arguments, newest first.
+
+        All that there are are looked through, which takes some microseconds for each.
+
+        Parameters
+        ----------
+        name
+            As in the traces.
+        digests
+            Of the arguments of a call.
+        before
+            A time: those that were made then or later are left out.
+        """
+        # As they stand in the pickles; those that are longer do not occur.
+        wanted = [b"C%c%b" % (len(each), each) for each in digests[:MOST_SHARED]]
+        if not wanted:
+            return []
+        shared = " + ".join(["(instr(parts, ?) > 0)"] * len(wanted))
+        values = (*wanted, text_of(name), math.inf if before is None else before, MOST_SHARED)
+        rows = self.query(
+            f"select {COLUMNS} from (select *, {shared} as shared from trace "  # noqa: S608 - question marks
+            "where name = ? and created < ?) where shared > 0 "
+            "order by shared desc, created desc limit ?",
+            values,
+        )
+        return sorted(traces_of(rows), key=lambda trace: trace.created, reverse=True)
 
     # ------------------------------------------------------------------------------ writing
 
@@ -277,6 +338,18 @@ class Store(Directory):
             path_of(self.objects, digest).unlink(missing_ok=True)
             self._lost.discard(digest)
 
+    def forget_call(self, key: bytes) -> None:
+        """Forget what is known of a key, as if the call had never been made."""
+        self._forget("key", key)
+
+    def forget_function(self, digest: bytes) -> None:
+        """Forget all calls of a function, as its code was when it had this digest."""
+        self._forget("function", digest)
+
+    def _forget(self, column: str, value: bytes) -> None:
+        self.commit()  # what waits, too
+        self.execute(f"delete from trace where {column} = ?", (value,))  # noqa: S608 - as above
+
     def file_facts(self) -> list[tuple[str, tuple[int, ...], bytes]]:
         """Return what is remembered of files: path, what the system said of it, digest."""
         rows = self.query("select path, facts, digest from file")
@@ -322,17 +395,17 @@ class Store(Directory):
             return True
         return held.take(key, threading.get_ident() if owner is None else owner, wait=wait)
 
-    def free(self, key: bytes, *, at_once: bool = True) -> None:
-        """Let others have a key; unless at once, when what was put is written."""
+    def free(self, name: bytes, *, after: bytes | None = None) -> None:
+        """Let others have what was claimed: at once, or once what was put for a key is written."""
         if not self.is_usable:
             return
         with self._lock:
             if self._held is None:
                 return
-            if not at_once and key in self._waiting:
-                self._held.free_later(key)
+            if after is not None and after in self._waiting:
+                self._held.free_later(name)
             else:
-                self._held.free(key)
+                self._held.free(name)
 
     def _free_due(self) -> None:
         if self._held is not None:
@@ -445,6 +518,10 @@ class Store(Directory):
                     if self.is_usable and digest not in known
                 )
 
+    def note_event(self, text: str) -> None:
+        """Remember what people should be told of this cache, with the time."""
+        self.execute("insert into event values (?, ?)", (time.time(), text_of(text)))
+
     def put_run(  # noqa: PLR0917 - the columns
         self, started: float, seconds: float, status: str, program: str, counts_json: str
     ) -> None:
@@ -529,14 +606,24 @@ _here: Final = _Process()
 os.register_at_fork(after_in_child=_here.begin_anew)
 
 
-def store_at(path: Path) -> Store:
-    """Return the store of a directory: one for each process, as there is one writer."""
+def store_at(path: Path, *, makes: bool = True) -> Store:
+    """Return the store of a directory: one for each process, as there is one writer.
+
+    Parameters
+    ----------
+    path
+        The directory.
+    makes
+        Whether it is made if it is not there.
+    """
     full = os.path.realpath(path)
     with here.opening:
         known = _here.stores.get(full)
         if known is not None and known.is_current():
             return known
-        made = _here.stores[full] = Store(Path(full))
+        made = Store(Path(full), makes=makes)
+        if makes or made.is_usable:
+            _here.stores[full] = made
     if known is not None:
         known.abandon()
     return made

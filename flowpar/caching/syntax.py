@@ -1,8 +1,4 @@
-"""What a function says, without how it is written: the same in all Python versions, if it can be.
-
-The syntax tree of a function is found by its code object: a source counts only if compiling it
-gives that very code, so an edit made after the import is never taken for what is running. Where
-no source does, the instructions have to serve, which differ from one Python version to the next.
+"""What a syntax tree says, without how it is written: the same in all Python versions.
 
 Each name becomes a number, by the order in which names are met. Two functions that agree in this
 form differ in names at most, and what a global name stands for is added to it by `code`.
@@ -11,66 +7,18 @@ form differ in names at most, and what a global name stands for is added to it b
 from __future__ import annotations
 
 import ast
-import dis
-import linecache
-import sys
-import tokenize
 import types
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from flowpar.caching.digest import hashed
+from flowpar.caching.reading import DYNAMIC, DYNAMIC_METHODS, Chain, Import, Reading, codes_in
 
-__all__ = ["Bound", "Import", "Reading", "Sources", "global_names"]
-
-Chain = tuple[str, ...]
-"""The attributes that are taken from a name, one of the other."""
+__all__ = ["Function", "read_function", "read_statements"]
 
 _SEES_NAMES: Final = frozenset({"locals", "vars", "dir", "eval", "exec"})
 """Builtins to which the names of local variables matter."""
-_DYNAMIC: Final = frozenset({"eval", "exec", "globals", "locals", "vars", "__import__"})
-"""Builtins that reach what no analysis can see."""
-
-
-@dataclass(frozen=True, slots=True)
-class Import:
-    """What an import statement inside a function binds a name to."""
-
-    module: str
-    attribute: str | None
-    level: int
-
-
-@dataclass(slots=True)
-class Reading:
-    """What was read out of a function, or a statement.
-
-    Attributes
-    ----------
-    digest
-        Of the text without names.
-    names
-        In the order in which they were met; global names are to be resolved in this order.
-    chains
-        The attributes taken from each name.
-    imports
-        What the names are that import statements bind.
-    dynamic
-        Calls that may reach anything, as in ``"eval"``.
-    """
-
-    digest: bytes = b""
-    names: list[str] = field(default_factory=list)
-    chains: dict[str, set[Chain]] = field(default_factory=dict)
-    imports: dict[str, list[Import]] = field(default_factory=dict)
-    dynamic: list[str] = field(default_factory=list)
-
-
-# Syntax trees -------------------------------------------------------------------------------------
-
-_Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _SKIPPED: Final = frozenset(
     {"ctx", "kind", "type_comment", "type_ignores", "annotation", "returns", "type_params"}
 )
@@ -184,8 +132,14 @@ def _write_attribute(writer: _Writer, node: Any) -> list[_Item]:
     if not isinstance(base, ast.Name):
         return ["(.", node.attr, node.value, ")"]
     chain.reverse()
-    writer.note_chain(base.id, tuple(chain))
-    return ["(.", writer.name(base.id), *chain, ")"]
+    if isinstance(node.ctx, ast.Store) and len(chain) == 1:
+        writer.reading.stored.setdefault(base.id, set()).add(node.attr)
+    return _chained(writer, base.id, chain)
+
+
+def _chained(writer: _Writer, name: str, chain: Sequence[str]) -> list[_Item]:
+    writer.note_chain(name, tuple(chain))
+    return ["(.", writer.name(name), *chain, ")"]
 
 
 def _write_constant(_: _Writer, node: Any) -> list[_Item]:
@@ -225,7 +179,8 @@ def _write_nothing(_: _Writer, __: Any) -> list[_Item]:
 
 def _write_annotated(writer: _Writer, node: Any) -> list[_Item]:
     if writer.is_in_class:
-        return ["(AnnAssign", node.target, node.value or "-", ")"]
+        # Dataclasses and others read them.
+        return ["(AnnAssign", node.target, node.annotation, node.value or "-", ")"]
     if node.value is None:
         return []
     return ["(Assign", "targets=", [node.target], "value=", node.value, ")"]
@@ -293,14 +248,34 @@ def _write_call(writer: _Writer, node: Any) -> list[_Item]:
     dynamic = _dynamic_call(node)
     if dynamic is not None and dynamic not in writer.reading.dynamic:
         writer.reading.dynamic.append(dynamic)
-    return ["(Call", node.func, node.args, node.keywords, ")"]
+    args = node.args
+    taken = _taken_by_getattr(node)
+    if taken is not None:
+        name, chain = taken
+        # As if it were written with dots: of a module, that attribute alone is used.
+        args = ["named", *_chained(writer, name, chain), *args[2:]]
+    return ["(Call", node.func, "[", *args, "]", node.keywords, ")"]
+
+
+def _taken_by_getattr(node: ast.Call) -> tuple[str, list[str]] | None:
+    """Return the name and the chain of attributes in a call such as ``getattr(a.b, "c")``."""
+    if not isinstance(node.func, ast.Name) or node.func.id != "getattr" or len(node.args) < 2:  # noqa: PLR2004
+        return None
+    base, named = node.args[:2]
+    if not isinstance(named, ast.Constant) or not isinstance(named.value, str):
+        return None
+    chain = [named.value]
+    while isinstance(base, ast.Attribute):
+        chain.insert(0, base.attr)
+        base = base.value
+    return (base.id, chain) if isinstance(base, ast.Name) else None
 
 
 def _dynamic_call(node: ast.Call) -> str | None:
     """Return the name of a call that may reach anything."""
     called = node.func
     if isinstance(called, ast.Attribute):
-        return called.attr if called.attr == "import_module" else None
+        return called.attr if called.attr in DYNAMIC_METHODS else None
     if not isinstance(called, ast.Name):
         return None
     if called.id == "getattr":
@@ -308,7 +283,7 @@ def _dynamic_call(node: ast.Call) -> str | None:
         return None if isinstance(named, ast.Constant) else "getattr"
     if called.id == "vars" and node.args:
         return None
-    return called.id if called.id in {*_DYNAMIC, "import_module"} else None
+    return called.id if called.id in {*DYNAMIC, "import_module"} else None
 
 
 _SPECIAL: Final[dict[type, Callable[[_Writer, Any], list[_Item]]]] = {
@@ -335,7 +310,7 @@ _SPECIAL: Final[dict[type, Callable[[_Writer, Any], list[_Item]]]] = {
 }
 
 
-def _read_function(node: _Function, code: types.CodeType) -> Reading:
+def read_function(node: Function, code: types.CodeType) -> Reading:
     """Read the syntax of a function, without its name, decorators and defaults.
 
     What decorators and defaults came to is seen on the function itself.
@@ -350,290 +325,11 @@ def _read_function(node: _Function, code: types.CodeType) -> Reading:
 
 
 def _all_names(code: types.CodeType) -> set[str]:
-    return {name for each in _codes_in(code) for name in each.co_names}
+    return {name for each in codes_in(code) for name in each.co_names}
 
 
-def _codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
-    """Give a code object and all in it, always in the same order."""
-    stack = [code]
-    while stack:
-        code = stack.pop()
-        yield code
-        stack.extend(const for const in code.co_consts if isinstance(const, types.CodeType))
-
-
-# Sources ------------------------------------------------------------------------------------------
-
-
-class Bound:
-    """The statements of a module by the names that they bind."""
-
-    def __init__(self, tree: ast.Module) -> None:
-        self._statements: dict[str, list[ast.stmt]] = {}
-        for statement in tree.body:
-            for name in _bound_by(statement):
-                self._statements.setdefault(name, []).append(statement)
-
-    def digest(self, name: str) -> bytes | None:
-        """Return the digest of the statements that bind a name, or None if there is none."""
-        statements = self._statements.get(name)
-        if statements is None:
-            return None
-        writer = _Writer(is_raw=True)
-        writer.write(*statements)
-        return writer.finish().digest
-
-
-def _bound_by(statement: ast.stmt) -> set[str]:
-    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return {statement.name}
-    names = set()
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-        elif isinstance(node, ast.alias):
-            names.add(node.asname or node.name.partition(".")[0])
-    return names
-
-
-class _Source:
-    """The text of a file at one time, and its functions by their code."""
-
-    def __init__(self, text: str, filename: str) -> None:
-        self.functions: dict[types.CodeType, _Function] = {}
-        try:
-            tree = ast.parse(text)
-            code = compile(tree, filename, "exec", dont_inherit=True)
-            self.bound = Bound(tree)
-            functions = _number_functions(tree)
-            numbered = compile(tree, filename, "exec", dont_inherit=True)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            self.bound = Bound(ast.Module([], []))
-            return
-        for each, twin in zip(_codes_in(code), _codes_in(numbered), strict=True):
-            node = functions.get(twin.co_firstlineno)
-            if node is not None:
-                self.functions.setdefault(each, node)
-
-
-def _number_functions(tree: ast.Module) -> dict[int, _Function]:
-    """Give each function a line of its own, so that its code object tells which one it is.
-
-    Only so can two lambdas on one line be told apart in Python 3.10.
-    """
-    functions: dict[int, _Function] = {}
-    line = 1_000_000
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            line += 1
-            functions[line] = node
-            decorators = [] if isinstance(node, ast.Lambda) else node.decorator_list
-            for each in (node, *decorators[:1]):
-                each.lineno = each.end_lineno = line
-                each.col_offset = each.end_col_offset = 0
-    return functions
-
-
-class Sources:
-    """The sources met so far. A file that changes is read again for code that is not in the old."""
-
-    def __init__(self) -> None:
-        self._files: dict[str, list[tuple[object, _Source]]] = {}
-        self._readings: dict[int, tuple[types.CodeType, Reading]] = {}
-
-    def read(self, function: types.FunctionType) -> Reading:
-        """Return what a function says."""
-        code = function.__code__
-        known = self._readings.get(id(code))
-        if known is None:
-            node = self._node(code, function.__globals__)
-            reading = _read_code(code) if node is None else _read_function(node, code)
-            # By identity, for equal code may come from elsewhere; with the code, to keep its id.
-            known = self._readings[id(code)] = code, reading
-        return known[1]
-
-    def binding(self, namespace: Mapping[str, Any], name: str) -> bytes | None:
-        """Return the digest of the statements that bind a global name."""
-        filename = namespace.get("__file__")
-        if not isinstance(filename, str):
-            return None
-        self._look(filename, namespace)
-        found = self._files[filename]
-        return found[-1][1].bound.digest(name) if found else None
-
-    def _node(self, code: types.CodeType, namespace: Mapping[str, Any]) -> _Function | None:
-        filename = code.co_filename
-        known = self._files.get(filename)
-        if known is None:
-            self._look(filename, namespace)
-            known = self._files[filename]
-        found = self._find(code)
-        if found is None and self._look(filename, namespace):
-            found = self._find(code)
-        return found
-
-    def _find(self, code: types.CodeType) -> _Function | None:
-        for _, source in reversed(self._files[code.co_filename]):
-            node = source.functions.get(code)
-            if node is not None:
-                return node
-        return None
-
-    def _look(self, filename: str, namespace: Mapping[str, Any]) -> bool:
-        """Read a file, if it is not as it was; return whether there is anything new."""
-        known = self._files.setdefault(filename, [])
-        text, state, path = "", None, _path_of(filename, namespace)
-        try:
-            stat = path.stat()
-            state = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        except (OSError, ValueError):
-            # A cell of a notebook, or a module in an archive.
-            text = "".join(linecache.getlines(filename, dict(namespace)))
-        if known and known[-1][0] == (state or text):
-            return False
-        if state is not None:
-            text = _text_of(path)
-        known.append((state or text, _Source(text, filename)))
-        return True
-
-
-def _path_of(filename: str, namespace: Mapping[str, Any]) -> Path:
-    """Return where a file is; a script has the name it was called by, which chdir makes void."""
-    path = Path(filename)
-    known = namespace.get("__file__")
-    if not path.is_absolute() and isinstance(known, str) and Path(known).name == path.name:
-        return Path(known)
-    return path
-
-
-def _text_of(filename: Path) -> str:
-    try:
-        with tokenize.open(filename) as file:
-            return file.read()
-    except (OSError, SyntaxError, UnicodeDecodeError):
-        return ""
-
-
-# Code objects -------------------------------------------------------------------------------------
-
-_NAMES_GLOBALS: Final = {
-    dis.opmap[name]: 1 if name == "LOAD_GLOBAL" and sys.version_info >= (3, 11) else 0
-    for name in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
-    if name in dis.opmap
-}
-"""Instructions that read a global name, with the bits of the operand that are not its index."""
-
-
-def global_names(code: types.CodeType) -> set[str]:
-    """Return the names that a function, or one in it, looks up outside of all functions."""
-    # Many times faster than dis, which makes an object of each instruction.
-    names = set()
-    for each in _codes_in(code):
-        raw = each.co_code
-        operations = raw[::2]
-        for operation, shift in _NAMES_GLOBALS.items():
-            at = operations.find(operation)
-            while at >= 0:
-                names.add(each.co_names[_operand_at(raw, at) >> shift])
-                at = operations.find(operation, at + 1)
-    return names
-
-
-def _operand_at(raw: bytes, at: int) -> int:
-    operand, scale = raw[2 * at + 1], 8
-    while at > 0 and raw[2 * at - 2] == dis.EXTENDED_ARG:
-        at -= 1
-        operand |= raw[2 * at + 1] << scale
-        scale += 8
-    return operand
-
-
-_NO_OPERATION: Final = frozenset(
-    {"RESUME", "CACHE", "NOP", "EXTENDED_ARG", "PRECALL", "COPY_FREE_VARS", "MAKE_CELL"}
-)
-_JUMPS: Final = frozenset((*dis.hasjrel, *dis.hasjabs))
-
-
-def _read_code(code: types.CodeType) -> Reading:
-    """Read the instructions of a function, which hold for one version of Python."""
-    reading = Reading()
-    tokens = [sys.implementation.cache_tag or sys.version]
-    for each in _codes_in(code):
-        _read_instructions(each, tokens, reading)
-    outside = global_names(code)
-    # Names that are global are compared by what they are, as others have no meaning.
-    reading.names = [*dict.fromkeys(name for name in reading.chains if name in outside)]
-    reading.names += [name for name in reading.imports if name not in outside]
-    reading.names += [name for name in code.co_freevars if name not in reading.names]
-    reading.dynamic += sorted(_DYNAMIC & outside)
-    text = "\n".join(tokens).encode("utf-8", "surrogatepass")
-    reading.digest = hashed(b"instructions", text)
-    return reading
-
-
-def _read_instructions(code: types.CodeType, tokens: list[str], reading: Reading) -> None:
-    counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount)
-    given = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    tokens.append(ascii((counts, given, code.co_flags & 0x2AC)))
-    instructions = [each for each in dis.get_instructions(code) if each.opname not in _NO_OPERATION]
-    places = {each.offset: number for number, each in enumerate(instructions)}
-    doc = code.co_consts[0] if code.co_consts and isinstance(code.co_consts[0], str) else None
-    chains = _Chains(reading)
-    for number, each in enumerate(instructions):
-        chains.see(each, instructions[max(0, number - 2) : number])
-        tokens.append(f"{each.opname} {_operand(each, places, doc)}")
-    chains.end()
-
-
-def _operand(each: dis.Instruction, places: dict[int, int], doc: str | None) -> str:
-    if each.opcode in _JUMPS:
-        return f"to {places.get(each.argval, -1)}"
-    if each.opcode in dis.hasconst:
-        return "doc" if doc is not None and each.argval is doc else constant_text(each.argval)
-    return ascii(each.argval)
-
-
-def constant_text(value: object) -> str:
-    """Return the text of a constant in code; sets are in no order."""
-    if isinstance(value, types.CodeType):
-        return "code"
-    if isinstance(value, tuple):
-        return f"({', '.join(map(constant_text, value))})"
-    if isinstance(value, frozenset):
-        return f"{{{', '.join(sorted(map(constant_text, value)))}}}"
-    return ascii(value) if not isinstance(value, int) or isinstance(value, bool) else f"{value:x}"
-
-
-class _Chains:
-    """Finds in instructions, given one by one, attributes of names, and imports."""
-
-    def __init__(self, reading: Reading) -> None:
-        self._reading = reading
-        self._name: str | None = None
-        self._chain: list[str] = []
-        self._imported: Import | None = None
-
-    def see(self, each: dis.Instruction, before: list[dis.Instruction]) -> None:
-        name = each.opname
-        if name.startswith("LOAD_") and ("ATTR" in name or "METHOD" in name):
-            self._chain.append(each.argval)
-            return
-        self.end()
-        if (
-            name.startswith("LOAD_")
-            and isinstance(each.argval, (str, tuple))
-            and name != "LOAD_CONST"
-        ):
-            self._name = each.argval if isinstance(each.argval, str) else str(each.argval[-1])
-        elif name == "IMPORT_NAME":
-            level = before[0].argval if before and isinstance(before[0].argval, int) else 0
-            self._imported = Import(each.argval, None, level)
-        elif name == "IMPORT_FROM" and self._imported is not None:
-            self._imported = Import(self._imported.module, each.argval, self._imported.level)
-        elif name.startswith("STORE_") and self._imported is not None:
-            self._reading.imports.setdefault(str(each.argval), []).append(self._imported)
-
-    def end(self) -> None:
-        if self._name is not None:
-            self._reading.chains.setdefault(self._name, set()).add(tuple(self._chain))
-        self._name, self._chain = None, []
+def read_statements(statements: Sequence[ast.stmt]) -> Reading:
+    """Read statements, names and all."""
+    writer = _Writer(is_raw=True)
+    writer.write(*statements)
+    return writer.finish()

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 COLUMNS: Final = (
-    "key, value, object, size, seconds, created, function, name, place, parts, files, kind"
+    "key, value, object, size, seconds, created, function, name, place, parts, files, codes, kind"
 )
 _NUMBER: Final = (float, int)
 _TYPES: Final[tuple[Any, ...]] = (
     *(bytes, bytes, (bytes, type(None)), int, _NUMBER, _NUMBER, bytes, str, str),
-    *(tuple, tuple, str),
+    *(tuple, tuple, tuple, str),
 )
 
 
@@ -37,6 +37,8 @@ class Trace:
     """Of each argument its name, its digest, and what a person is shown of it."""
     files: tuple[tuple[str, bytes], ...] = ()
     """The files that the value names, each with the digest of its content."""
+    codes: tuple[tuple[str, str, bytes], ...] = ()
+    """The classes and functions of the user's in the value: module, name, digest of the code."""
     kind: str = "value"
     """Or "expansion": the object is a delayed value, which was returned in place of one."""
 
@@ -55,6 +57,7 @@ def row_of(trace: Trace) -> tuple[Any, ...]:
         text_of(trace.place),
         _pickled(trace.parts),
         _pickled(trace.files),
+        _pickled(trace.codes),
         trace.kind,
     )
 
@@ -62,7 +65,7 @@ def row_of(trace: Trace) -> tuple[Any, ...]:
 def traces_of(rows: Iterable[Sequence[Any]]) -> Iterator[Trace]:
     """Yield the traces of rows; what is none, as its page is damaged, is left out."""
     for row in rows:
-        columns = *row[:-3], tuple_of(row[-3]), tuple_of(row[-2]), row[-1]
+        columns = *row[:-4], *map(tuple_of, row[-4:-1]), row[-1]
         if all(map(isinstance, columns, _TYPES)):
             yield Trace(*columns)
 

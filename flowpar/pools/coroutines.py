@@ -16,7 +16,7 @@ from flowpar.arguments import holds_task
 from flowpar.errors import Cancelled, PoolError
 from flowpar.pools.base import Callback, Ticket, Watchdog
 from flowpar.pools.transport import Batch, Failure, Report
-from flowpar.pools.values import NotComputed, Values
+from flowpar.pools.values import NotComputed, Values, sealed_by
 from flowpar.pools.worker import (
     fill,
     mark_thread_as_inside,
@@ -190,7 +190,9 @@ def _take(value: object, index: int, batch: Batch, report: Report) -> None:
     report.values[index] = value
     if batch.keeper is not None and index in batch.keeper.digests:
         seconds = time.perf_counter() - report.start
-        report.kept[index] = batch.keeper.keep(index, value, seconds)
+        report.kept[index] = kept = batch.keeper.keep(index, value, seconds)
+        if index in batch.lent:
+            report.values[index] = sealed_by(kept) or value
 
 
 def _taken(call: Call, values: Mapping[int, object]) -> tuple[list[Any], dict[str, Any]]:

@@ -148,7 +148,8 @@ def _print_whole_lines() -> None:
     for stream in (sys.stdout, sys.stderr):
         # It may have been replaced by something else, or be closed.
         with contextlib.suppress(AttributeError, ValueError, OSError):
-            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+            # Also under PYTHONUNBUFFERED, which would write each piece of a line by itself.
+            stream.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]
 
 
 class Surroundings:

@@ -49,6 +49,8 @@ class Batch:
     """Whether a failure leaves the calls after it unstarted."""
     seeds: dict[int, int] | None = None
     """Seed of the random generators for each call, by index."""
+    lent: frozenset[int] = frozenset()
+    """Those of the wanted whose values others take, in this process too."""
     readers: frozenset[int] = frozenset()
     """Functions, by number, that only read what they get, and return a part of it."""
     keeper: Keeper | None = None
@@ -187,6 +189,7 @@ def _plain_batch(batch: Batch) -> tuple[object, ...]:
         batch.timeout,
         batch.stop_on_error,
         batch.seeds,
+        batch.lent,
         batch.readers,
         batch.keeper,
     )

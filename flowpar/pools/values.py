@@ -1,9 +1,10 @@
 """The values that the calls of one batch take, and what keeps one call from spoiling another's.
 
-In a process each task gets a copy of its own of what another task returned, so it may write to it:
-what it does then does not depend on which tasks share a batch. A value that is wanted elsewhere, or
-by more than one call, is sealed as soon as it is there, and loaded anew for each who takes it. What
-lies in a file is mapped, and not copied.
+In a process, and wherever a cache keeps values, each task gets a copy of its own of what another
+task returned, so it may write to it: what it does then does not depend on which tasks share a
+batch, and nothing is kept that was made of what another has changed. A value that is wanted
+elsewhere, or by more than one call, is sealed as soon as it is there, and loaded anew for each who
+takes it. What lies in a file is mapped, and not copied.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import collections
 from collections.abc import Mapping
 from typing import Any
 
-from flowpar.caching.keeping import Kept
+from flowpar.caching.keeping import Kept, Small
+from flowpar.caching.objects import Stored
 from flowpar.errors import TaskError
 from flowpar.pools.depot import Deposit, Depot
 from flowpar.pools.transport import KEPT, SEALED, Batch, Report, pack, references
@@ -77,6 +79,15 @@ class Reading(dict[int, Any]):
         return found
 
 
+def sealed_by(kept: Kept | None) -> Stored | Small | None:
+    """Return what stands for a value that the cache has; None if it has not."""
+    if kept is None:
+        return None
+    if kept.data is not None and kept.object_digest is not None:
+        return Small(kept.data, kept.object_digest)
+    return kept.stored
+
+
 class Isolation:
     """Seals the values of one batch of which several calls, or others, take one.
 
@@ -109,11 +120,14 @@ class Isolation:
         kept
             What the cache has of it.
         """
-        if kept is not None and kept.stored is not None:
-            return kept.stored
         call = self._batch.calls[at]
+        if call[0] in self._batch.wanted and kept is not None and kept.stored is not None:
+            return kept.stored
         if self._uses_of(call[0]) < 2 and not self._is_part(call, values):  # noqa: PLR2004 - two
             return None
+        known = sealed_by(kept)
+        if known is not None:
+            return known
         try:
             sealed = pack(value, self._depot, self._mark)
         except Exception:  # noqa: BLE001 - who sends it says so; here it can be used as it is
@@ -137,6 +151,6 @@ class Isolation:
     def _uses_of(self, index: int) -> int:
         if self._uses is None:
             batch = self._batch
-            self._uses = collections.Counter(batch.wanted)
+            self._uses = collections.Counter((*batch.wanted, *batch.lent))
             self._uses.update(need for call in batch.calls for need in references(call))
         return self._uses[index]

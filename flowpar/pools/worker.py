@@ -45,7 +45,8 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
         Item 0 is set to the position of each call before it is made, so that who survives this
         process knows which call ended it.
     isolation
-        Keeps what one call does to its arguments from the others; None: they share them.
+        Keeps what one call does to its arguments from the others; None: they share them, unless
+        the cache is to keep what they return.
 
     Notes
     -----
@@ -59,6 +60,8 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
     report = Report({}, {}, {}, [], 0.0, [], {}, worker_name())
     results, ends, cpu_seconds = report.values, report.ends, report.cpu_seconds
     reading = Reading(values)
+    if isolation is None and keeping is not None:
+        isolation = Isolation(batch, None, 0)
     # In a process that never built a delayed value none can be returned.
     may_expand = len(TASK_TYPES) > 1
     clock, cpu_clock = time.perf_counter, time.thread_time

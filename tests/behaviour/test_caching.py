@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from conftest import wait_until
@@ -1016,3 +1017,117 @@ def test_what_a_function_writes_to_its_argument_is_not_kept_of_the_other(cache):
     assert lengths(0, 0).compute(cache=cache, scheduler="sync") == 100_001
     assert delayed(big)(0).compute(cache=cache, scheduler="sync") == list(range(100_000))
     assert called() == ["add", "big", "spoil"]
+
+
+def _listed(n):
+    return list(range(n))
+
+
+def _grown(values):
+    values.append(100)
+    return sum(values)
+
+
+@pytest.mark.parametrize("scheduler", [*LOCAL, "processes"])
+@pytest.mark.parametrize("n", [3, 50_000])
+def test_nothing_is_kept_that_was_made_of_what_another_task_has_changed(cache, scheduler, n):
+    options = {"cache": cache, "scheduler": scheduler}
+    given = delayed(_listed)(n)
+    grown = delayed(_grown)
+    flowpar.compute(grown(given), delayed(total)(given), grown(given), **options)
+    calls.clear()
+    assert delayed(total)(delayed(_listed)(n)).compute(**options) == sum(range(n))
+    assert called() == []
+
+
+def _write_and_read(file):
+    path = Path(file)
+    text = path.read_text()
+    path.write_text("later")
+    return text
+
+
+@pytest.mark.parametrize("scheduler", [*LOCAL, "processes"])
+def test_what_a_file_was_that_changes_meanwhile_is_not_kept(cache, tmp_path, scheduler):
+    path = tmp_path / "input.txt"
+    options = {"cache": cache, "scheduler": scheduler}
+    path.write_text("first")
+    read = delayed(_write_and_read)
+    with pytest.warns(flowpar.FlowparWarning, match="a file written to, while it ran"):
+        assert read(File(path)).compute(**options) == "first"
+    path.write_text("first")
+    with pytest.warns(flowpar.FlowparWarning, match="a file written to, while it ran"):
+        assert flowpar.run(read(File(path)), **options).tasks[0].status == "done"
+
+
+@pytest.mark.parametrize("size", [3, 3_000_000])
+def test_what_an_argument_was_that_changes_meanwhile_is_not_kept(cache, size):
+    given = bytearray(size)
+
+    def change_and_count(content):
+        given[0] += 1
+        return sum(content[:10])
+
+    def count(content):
+        return sum(content[:10])
+
+    with pytest.warns(flowpar.FlowparWarning, match="an argument of it was changed"):
+        delayed(change_and_count)(given).compute(cache=cache)
+    given[0] = 0
+    with pytest.warns(flowpar.FlowparWarning, match="an argument of it was changed"):
+        run = flowpar.run(delayed(change_and_count)(given), cache=cache)
+    assert run.tasks[0].status == "done"
+    delayed(count)(given).compute(cache=cache)
+    assert flowpar.run(delayed(count)(given), cache=cache).tasks[0].status == "cached"
+
+
+UNPICKLES = """
+import pickle, sys
+import flowpar
+from flowpar import File, delayed
+from support.gates import mark
+
+@delayed
+def load(file):
+    mark("calls", "load")
+    with open(file, "rb") as content:
+        return pickle.load(content)
+
+@delayed
+def predict(model, x):
+    mark("calls", "predict")
+    return model.predict(x)
+
+if __name__ == "__main__":
+    out = predict(load(File("model.pkl")), 3)
+    print(out.compute(cache="cache", scheduler=sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("scheduler", ["sync", "processes"])
+def test_methods_of_a_value_count_with_it_though_no_code_names_its_class(tmp_path, scheduler):
+    model = "class Model:\n    def predict(self, x):\n        return 2 * x\n"
+    (tmp_path / "models.py").write_text(model)
+    (tmp_path / "script.py").write_text(UNPICKLES)
+    environment = {**os.environ, "PYTHONPATH": PATH, "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def run(*command):
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout, sorted(marks(tmp_path / "calls")), (tmp_path / "calls").unlink(True)
+
+    make = "import models, pickle; pickle.dump(models.Model(), open('model.pkl', 'wb'))"
+    run("-c", make)
+    assert run("script.py", scheduler)[:2] == ("6\n", ["load", "predict"])
+    assert run("script.py", scheduler)[:2] == ("6\n", [])
+    (tmp_path / "models.py").write_text(model.replace("2 * x", "3 * x"))
+    assert run("script.py", scheduler)[:2] == ("9\n", ["predict"])
+    assert run("script.py", scheduler)[:2] == ("9\n", [])
+    (tmp_path / "models.py").write_text(model)
+    assert run("script.py", scheduler)[:2] == ("6\n", [])

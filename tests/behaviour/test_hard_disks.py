@@ -552,10 +552,8 @@ def test_a_disk_that_damages_whatever_is_written_is_given_up(cache, log, monkeyp
     options = {"scheduler": how}
     if how == "fork":  # workers have what is patched here
         options = {"scheduler": "processes", "start_method": "fork", "workers": 2}
-    # Threads have the values as they are; workers that get them by file find the damage.
-    says = ["cannot be used"] if how == "fork" else []
     try:
-        with warned(*says):
+        with warned("cannot be used"):
             run = flowpar.compute(*targets(log, 0, limit="one by one"), cache=cache, **options)
         assert run == (sum(LIST), LIST)
         most = Counter(called(log))

@@ -254,7 +254,7 @@ def test_a_killed_program_leaves_nothing_for_long(tmp_path, start_method):
         folders = [Path(name) for name in program.stdout.readline().split()]
         assert len(folders) == 2
         assert program.stdout.readline() == "\n"  # the last task has begun
-        assert len(list(folders[0].iterdir())) == 5
+        assert len(list(folders[0].iterdir())) >= 2
         program.send_signal(signal.SIGKILL)
         program.wait()
     if start_method == "fork":  # it has no nanny: the next program sweeps

@@ -1,7 +1,9 @@
 """Plain functions that remember what they returned."""
 
 import asyncio
+import concurrent.futures
 import functools
+import inspect
 import pickle
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 import flowpar
+from flowpar.caching import claims
 from flowpar.memo import CachedFunction
 
 CALLS = []
@@ -85,7 +88,6 @@ def test_a_shelved_value_is_there_until_it_is_cleared(cache):
     shelved.clear()
     assert not double.check_call_in_cache(4)
     with pytest.raises(flowpar.FlowparError, match="call it again"):
-        cache.clear()
         shelved.get()
 
 
@@ -337,3 +339,83 @@ def test_what_a_worker_was_asked_for_is_kept_though_it_ends_at_once(tmp_path):
         )
         found.append(sorted(done.stdout.splitlines()))
     assert found == [["12", *(f"computing {n}" for n in range(4))], ["12"]]
+
+
+# ---------------------------------------------------------------------------- within itself
+
+
+@pytest.mark.parametrize("scheduler", ["sync", "threads", "processes", "auto"])
+def test_a_cached_function_may_be_a_task_with_the_same_cache(cache, scheduler):
+    square = flowpar.cached(_square, cache=cache)
+    tasks = [flowpar.delayed(square)(n) for n in range(6)]
+    assert flowpar.compute(*tasks, cache=cache, scheduler=scheduler) == (0, 1, 4, 9, 16, 25)
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "processes"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_task_may_call_what_is_another_task_of_its_run(cache, scheduler, workers):
+    square = flowpar.cached(_square, cache=cache)
+
+    def outer(n):
+        return square(n) + 1
+
+    tasks = [make(n) for n in range(20) for make in map(flowpar.delayed, (outer, _square))]
+    values = flowpar.compute(*tasks, cache=cache, scheduler=scheduler, workers=workers)
+    assert values == tuple(value for n in range(20) for value in (n * n + 1, n * n))
+
+
+def _square(n):
+    return n * n
+
+
+def test_a_coroutine_may_call_itself_with_the_same_arguments(cache, tmp_path):
+    path = tmp_path / "up"
+
+    @flowpar.cached(cache=cache)
+    async def fetch(url):
+        if path.exists():
+            return f"page of {url}"
+        path.touch()
+        return await fetch(url)
+
+    assert asyncio.run(asyncio.wait_for(fetch("u"), 30)) == "page of u"
+
+
+def test_a_function_may_call_itself_where_what_differs_does_not_count(cache):
+    @flowpar.cached(cache=cache, ignore=["depth"])
+    def count(n, depth=3):
+        return n if not depth else count(n, depth - 1) + 1
+
+    assert count(1) == 4
+
+    @flowpar.cached(cache=cache, ignore=["depth"])
+    async def count_slowly(n, depth=3):
+        return n if not depth else await asyncio.create_task(count_slowly(n, depth - 1)) + 1
+
+    assert asyncio.run(asyncio.wait_for(count_slowly(1), 30)) == 4
+
+
+def test_a_thread_is_not_waited_for_for_ever(cache, monkeypatch):
+    monkeypatch.setattr(claims, "PATIENCE", 0.2)
+
+    @flowpar.cached(cache=cache, ignore=["depth"])
+    def count(n, depth=1):
+        if not depth:
+            return n
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            return pool.submit(count, n, 0).result() + 1
+
+    assert count(1) == 2
+
+
+def test_coroutines_have_the_methods_of_functions(cache):
+    @flowpar.cached(cache=cache)
+    async def double(n):
+        return 2 * n
+
+    assert asyncio.iscoroutinefunction(double)
+    if sys.version_info >= (3, 12):
+        assert inspect.iscoroutinefunction(double)
+    assert asyncio.run(double.call_and_shelve(4)).get() == 8
+    assert asyncio.run(double.call(5)) == 10
+    assert double.check_call_in_cache(5)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,6 +12,9 @@ import pytest
 
 import flowpar
 from flowpar import delayed
+from flowpar.caching.code import Code, Component
+from flowpar.caching.reasons import difference
+from flowpar.caching.store import Trace
 from flowpar.cli import main
 
 CALLS = []
@@ -108,7 +112,60 @@ def test_what_ran_last_is_explained_once_it_is_up_to_date(tmp_path):
     sheet(4, size=2).compute(cache=tmp_path, scheduler="sync")
     told = flowpar.explain(sheet(4, size=2), cache=tmp_path)
     assert told.status == "cached"
-    assert "because: dependency resize[3] gave another value" in told.reason
+    assert told.reason.endswith(
+        ", because dependency resize[3] gave another value, because argument size: 3 → 2"
+    )
+
+
+def test_of_what_never_ran_before_it_is_only_told_when_it_was_made(tmp_path):
+    sheet(4).compute(cache=tmp_path, scheduler="sync")
+    for target in (sheet(4), load(2)):
+        told = flowpar.explain(target, cache=tmp_path).reason
+        assert re.fullmatch(
+            r"up to date; its value was made on \d{4}-\d\d-\d\d \d\d:\d\d:\d\d, in \S+ s", told
+        )
+
+
+CONSTANT = 1
+
+
+def _first(n):
+    return n + CONSTANT
+
+
+def _second(n):
+    if n == BROKEN:
+        raise ValueError(n)
+    return 10 * n
+
+
+BROKEN = 0
+
+
+def test_a_reason_is_followed_down_to_the_root(tmp_path, monkeypatch):
+    first, second = delayed(_first, name="first"), delayed(_second, name="second")
+    target = second(second(second(first(1))))
+    target.compute(cache=tmp_path, scheduler="sync")
+    monkeypatch.setitem(globals(), "CONSTANT", 2)
+    target.compute(cache=tmp_path, scheduler="sync")
+    told = flowpar.explain(target, cache=tmp_path).reason.partition("because ")[2]
+    assert told == (
+        "dependency second[1] gave another value, because dependency second[0] gave another "
+        "value, because dependency first gave another value, because code of first changed "
+        "(global CONSTANT: 1 → 2)"
+    )
+
+
+def test_what_has_to_run_is_followed_too(tmp_path, monkeypatch):
+    first, second = delayed(_first, name="first"), delayed(_second, name="second")
+    target = second(first(1))
+    target.compute(cache=tmp_path, scheduler="sync")
+    monkeypatch.setitem(globals(), "CONSTANT", 2)
+    first(1).compute(cache=tmp_path, scheduler="sync")
+    assert flowpar.explain(target, cache=tmp_path).reason == (
+        "would run: dependency first gave another value, because code of first changed "
+        "(global CONSTANT: 1 → 2)"
+    )
 
 
 def test_a_task_that_is_not_kept_runs_if_what_needs_it_runs(tmp_path):
@@ -135,6 +192,38 @@ def test_pure_false_always_runs(tmp_path):
     always = load.options(pure=False)
     always(3).compute(cache=tmp_path, scheduler="sync")
     assert "not pure" in flowpar.plan(always(3), cache=tmp_path).tasks[0].reason
+
+
+def _shift(n, by=1):
+    return n + by
+
+
+def test_in_a_large_graph_each_task_is_compared_with_the_one_in_its_place(tmp_path):
+    shift = delayed(_shift, name="shift")
+
+    def many(third):
+        return [shift(10_000 + third if i == 3 else i) for i in range(2100)]
+
+    flowpar.run(many(0), cache=tmp_path, scheduler="sync")
+    done = flowpar.run(many(1), cache=tmp_path, scheduler="sync")
+    reasons = {task.key: task.reason for task in done.tasks if task.reason}
+    assert reasons == {"shift[3]": "argument n: 10000 → 10001"}
+    # Of those that are in no place of an earlier run, each with the one that had its argument.
+    begin = time.monotonic()
+    last = delayed(_shift, name="shift", version="2")(5)
+    assert flowpar.explain(last, cache=tmp_path).reason == "would run: version is new: '2'"
+    other = [delayed(_shift, name="shift", version="2")(i) for i in range(2100)]
+    told = {task.reason for task in flowpar.plan(other, cache=tmp_path).tasks[4:]}
+    assert told == {"version is new: '2'"}
+    assert time.monotonic() - begin < 20
+
+
+def test_of_very_many_calls_with_one_argument_in_common_not_all_are_compared(tmp_path):
+    shift = delayed(_shift, name="shift")
+    flowpar.run([shift(i, by=2) for i in range(2100)], cache=tmp_path, scheduler="sync")
+    assert flowpar.explain(shift(5, by=3), cache=tmp_path).reason == "would run: argument by: 2 → 3"
+    found = flowpar.plan([shift(i, by=3) for i in range(2100)], cache=tmp_path)
+    assert {task.reason for task in found.tasks} == {"argument by: 2 → 3"}
 
 
 # ------------------------------------------------------------------------------ command line
@@ -206,6 +295,69 @@ def test_plan_why_and_accept_on_the_command_line(project):
     assert json.loads(flow("why", "pipeline.py", "total", "--json")[1])[0]["status"] == "cached"
 
 
+EDITS = {
+    # A helper that moves into another module, with the name that it has there.
+    "moved": (
+        "import flowpar, utils, more",
+        "utils.pad(x)",
+        "more.wider(x)",
+        "def wider(x):\n    return [0] * 2 + x\n",
+        "code of resize changed",
+    ),
+    # The same text, which means another function.
+    "replaced": (
+        "import flowpar, more as utils",
+        "",
+        "",
+        "def pad(x):\n    return [0, 0] + list(x)\n",
+        "code of resize changed (helper pad in more.py)",
+    ),
+    # One that uses another helper now.
+    "deeper": (
+        "import flowpar, more as utils",
+        "",
+        "",
+        "def more(x):\n    return [0, 0] + x\ndef pad(x):\n    return more(x)\n",
+        "code of resize changed (helper pad in more.py)",
+    ),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_has_one_reason(project, edit):
+    imports, old, new, more, reason = EDITS[edit]
+    flow("run", "pipeline.py")
+    Path("more.py").write_text(more)
+    changed = PIPELINE.replace("import flowpar, utils", imports)
+    Path("pipeline.py").write_text(changed.replace(old, new) if old else changed)
+    assert flow("why", "pipeline.py", "resize[1]") == (0, f"resize[1]: would run: {reason}\n", "")
+
+
+def test_what_comes_and_goes_without_an_edit_is_told():
+    def made(*named):
+        return [Component(kind, name, digest, "") for kind, name, digest in named]
+
+    def told(new, old):
+        code = Code(b"new", tuple(made(("code", "f", b"f"), *new)))
+        former = tuple(made(("code", "g", b"f"), *old))
+        trace = Trace(b"", b"", None, 0, 0.0, 0.0, b"old", "f", "f", ())
+        return difference((), code, trace, lambda _: former)
+
+    old = [("helper", "a", b"1"), ("class", "K", b"2")]
+    assert told([("helper", "u.a", b"1"), old[1]], old) == [
+        "code of f changed (helper a is now u.a)"
+    ]
+    assert told(old[:1], old) == ["code of f changed (class K is gone)"]
+    assert told(old, old[1:]) == ["code of f changed (helper a is new)"]
+    assert told([("helper", "b", b"9"), old[1]], old) == [
+        "code of f changed (helper b is new)",
+        "code of f changed (helper a is gone)",
+    ]
+    assert told([("helper", "a", b"9"), ("helper", "b", b"8")], old) == [
+        "code of f changed (helper a)"
+    ]
+
+
 def test_accept_leaves_alone_what_changed_otherwise(project):
     flow("run", "pipeline.py")
     Path("pipeline.py").write_text(PIPELINE.replace("range(3)]", "range(1, 4)]"))
@@ -247,7 +399,14 @@ def test_wrong_usage_is_told_in_one_line(project, capsys, arguments, text):
 
 
 def test_wrong_options_are_refused(project, capsys):
-    for arguments in (["cache", "prune", "--max-size", "big"], ["nothing"], []):
+    for arguments in (
+        ["cache", "prune", "--max-size", "big"],
+        ["cache", "prune", "--max-size", "-5"],
+        ["cache", "prune", "--max-age", "-1d"],
+        ["cache", "prune", "--max-age", "nan"],
+        ["nothing"],
+        [],
+    ):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 2
@@ -258,6 +417,94 @@ def test_a_name_cannot_be_asked_for_if_the_script_computes_before(project):
     code, _, error = flow("plan", "early.py:sheet")
     assert code == 2
     assert "computes before" in error
+
+
+@pytest.mark.parametrize("command", ["plan", "why", "accept"])
+def test_asking_makes_no_directory(project, command):
+    code, told, error = flow(command, "pipeline.py", "--cache", "none")
+    assert (code, error) == (0, "")
+    assert "never ran" in told or told == "nothing to accept\n"
+    assert not Path("none").exists()
+    Path("empty").mkdir()
+    assert flow(command, "pipeline.py", "--cache", "empty")[0] == 0
+    assert list(Path("empty").iterdir()) == []
+
+
+def test_clear_says_if_nothing_is_kept_of_a_function(project):
+    flow("run", "pipeline.py")
+    told = flow("cache", "clear", "--function", "none")
+    assert told == (0, "nothing is kept of none: there are total, resize, load\n", "")
+    assert flow("cache", "clear", "--function", "load")[1] == "cleared 3 results of load\n"
+    assert json.loads(flow("cache", "clear", "--function", "load", "--json")[1]) == {"results": 0}
+    assert json.loads(flow("cache", "clear", "--json")[1]) == {"results": 4}
+
+
+@pytest.mark.parametrize("data", [b"\xff\x00\x1b[31m" * 1000, b"flowpar 99\n"])
+def test_a_directory_that_is_not_ours_ends_no_run(project, data):
+    Path(".flowpar").mkdir(mode=0o700)
+    Path(".flowpar/FORMAT").write_bytes(data)
+    for arguments in (["run", "pipeline.py"], ["plan", "pipeline.py"]):
+        code, told, error = flow(*arguments)
+        assert code == 0
+        assert told == "1\n" or "never ran" in told
+        assert error.count("\n") == 1
+        assert "cannot be used, so nothing more is kept" in error
+        assert error[:-1].isprintable()
+    for arguments in (["info"], ["ls"], ["verify"], ["prune", "--max-size", "1"], ["clear"]):
+        code, told, error = flow("cache", *arguments)
+        assert (code, told) == (1, "")
+        assert error.startswith("flowpar: the cache in .flowpar cannot be used: its FORMAT is")
+        assert error.count("\n") == 1
+    assert Path(".flowpar/FORMAT").read_bytes() == data
+
+
+STUBBORN = """
+import atexit, contextlib, io, os, sys, threading
+import flowpar
+atexit.register(print, "AT EXIT")
+out = io.StringIO()
+def go():
+    try:
+        with contextlib.redirect_stdout(out):
+            flowpar.delayed(abs)(-1).compute(cache=".flowpar", scheduler="sync")
+    except BaseException:
+        print("CAUGHT")
+    finally:
+        print("FINALLY")
+    print("AFTER", file=sys.__stdout__)
+os.chdir("..")
+"""
+
+
+@pytest.mark.parametrize("how", ["go()", "t = threading.Thread(target=go); t.start(); t.join()"])
+@pytest.mark.parametrize("command", ["plan", "why"])
+def test_a_script_does_nothing_after_its_first_run_whatever_it_catches(project, command, how):
+    Path("here").mkdir()
+    Path("here/stubborn.py").write_text(STUBBORN + how)
+    os.chdir("here")
+    code, told, error = flow(command, "stubborn.py", "--cache", "of/its/own")
+    assert (code, error) == (0, "")
+    assert "abs" in told
+    assert "never ran" in told
+    assert told.upper() != told
+    assert not any(word in told for word in ("CAUGHT", "FINALLY", "AFTER", "AT EXIT"))
+
+
+def test_within_a_program_the_command_line_does_not_end_that(project, capsys):
+    assert main(["plan", "pipeline.py"]) == 0
+    assert "never ran" in capsys.readouterr().out
+
+
+def test_errors_of_a_script_are_shown_as_python_shows_them(project):
+    Path("wrong.py").write_text("x = 1\ndef (\n")
+    Path("fails.py").write_text("def f():\n    raise KeyError(3)\nf()\n")
+    Path("stops.py").write_text("import sys\nsys.exit(3)\n")
+    for script in ("wrong.py", "fails.py", "stops.py"):
+        plain = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+        for command in ("run", "plan"):
+            code, told, error = flow(command, script)
+            assert (code, told) == (plain.returncode, "")
+            assert error == plain.stderr.replace(f"{os.getcwd()}/", "")
 
 
 def test_damage_is_found_and_forgotten(project):

@@ -140,6 +140,18 @@ def then(*edits, called="", value=6):
     return Step(edits, called, value)
 
 
+CHANGES_ITS_ARGUMENT = """
+mine = [1, 2]
+
+@delayed
+def f(values):
+    called("f")
+    values.append(3)
+    return sum(values)
+
+out = f(mine)
+"""
+
 BOTH = ("sync", "processes")
 
 
@@ -935,19 +947,15 @@ OTHER_ROWS = rows_of(
     ),
     row(
         "B35-literal",
-        """
-        mine = [1, 2]
-
-        @delayed
-        def f(values):
-            called("f")
-            values.append(3)
-            return sum(values)
-
-        out = f(mine)
-        """,
+        CHANGES_ITS_ARGUMENT,
         then(),
-        where=BOTH,
+        where=("processes",),
+    ),
+    row(
+        "B35-literal-here",
+        CHANGES_ITS_ARGUMENT,
+        then(called="f"),
+        warns="what f returns is not kept, and it always runs: an argument of it was changed",
     ),
     row(
         "B36",

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from flowpar.caching.code import FunctionDigester, untracked
-from flowpar.caching.digest import ValueDigester
+from flowpar.caching.digest import NotDigestible, ValueDigester
+from flowpar.caching.keeping import imported_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,12 +130,9 @@ SAME = {
         "def f():\n    try: pass\n    except ValueError as err: return err",
     ),
     "A40 logger and lock": (LOGGING, LOGGING),
-    "class renamed and moved": (
+    "docstring of a class": (
         "class A:\n    def m(self): return 1\ndef f(): return A().m()",
-        {
-            "main": "from helpers import B\ndef f(): return B().m()",
-            "helpers": "class B:\n    'doc'\n    def m(self):  return 1",
-        },
+        "class A:\n    'doc'\n    def m(self):  return 1\ndef f(): return A().m()",
     ),
     "methods reordered": (
         "class A:\n    def m(self): return 1\n    def n(self): return 2\ndef f(): return A()",
@@ -144,6 +142,25 @@ SAME = {
     "untracked body": (
         "import flowpar.caching.code as c\n@c.untracked\ndef h(): return 1\ndef f(): h()",
         "import flowpar.caching.code as c\n@c.untracked\ndef h(): return 2\ndef f(): h()",
+    ),
+    "what a logger reports": (
+        LOGGING,
+        LOGGING.replace("L =", "# so\nLOG.setLevel(10)\nL ="),
+    ),
+    "annotation of a function": (
+        "def h(x: int): return x\ndef f(x): return h(x)",
+        "def h(x: float): return x\ndef f(x): return h(x)",
+    ),
+    "docstring nobody reads": (
+        "def h():\n    'a'\ndef f(): return h()",
+        "def h():\n    'b'\ndef f(): return h()",
+    ),
+    "constant of a module nobody reads": (
+        {"main": "import helpers\ndef f(): return getattr(helpers, 'N')", "helpers": "N = 1"},
+        {
+            "main": "import helpers\ndef f(): return getattr(helpers, 'N')",
+            "helpers": "N = 1\nM = 2",
+        },
     ),
     "local of the name of a global": (
         "x = 1\ndef f(y):\n    x = y\n    return x",
@@ -341,6 +358,140 @@ OTHER = {
         "y = 1\ndef f(a):\n    x = a\n    return x",
         "y = 1\ndef f(a):\n    x = a\n    return y",
     ),
+    "class renamed": (
+        "class A: pass\ndef f(): return A()",
+        "class B: pass\ndef f(): return B()",
+    ),
+    "class moved": (
+        {"main": "from helpers import A\ndef f(): return A()", "helpers": "class A: pass"},
+        {"main": "class A: pass\ndef f(): return A()", "helpers": ""},
+    ),
+    "function in a container renamed": (
+        "def a(): return 1\nR = [a]\ndef f(): return R",
+        "def b(): return 1\nR = [b]\ndef f(): return R",
+    ),
+    "match args": edit(
+        "class A:\n    __match_args__ = ('x', 'y')\ndef f(): return A()", "'x', 'y'", "'y', 'x'"
+    ),
+    "private name in an enum": edit(
+        "import enum\nclass E(enum.Enum):\n    __factor = 7\n    A = 1\ndef f(): return E.A",
+        "7",
+        "8",
+    ),
+    "attribute of a member": edit(
+        "import enum\nclass E(enum.Enum):\n    A = 1\nE.A.extra = 7\ndef f(): return E.A", "7", "8"
+    ),
+    "attribute of a member, made with it": edit(
+        "import enum\nclass E(enum.Enum):\n    def __new__(cls, v, label):\n"
+        "        o = object.__new__(cls); o._value_ = v; o.label = label; return o\n"
+        "    A = (1, 'a')\ndef f(): return E.A.label",
+        "'a'",
+        "'b'",
+    ),
+    "singledispatchmethod": edit(
+        "import functools\nclass A:\n    @functools.singledispatchmethod\n"
+        "    def g(self, x): return 0\n    @g.register\n    def _(self, x: int): return 7\n"
+        "    @g.register\n    def _(self, x: str): return 1\n"
+        "def f(x): return A().g(x)",
+        "7",
+        "8",
+    ),
+    "attribute of a function": edit("def h(): return 1\nh.w = 7\ndef f(): return h()", "7", "8"),
+    "own attribute": edit("def f(): return f.w\nf.w = 7", "7", "8"),
+    "cmp_to_key": edit(
+        "import functools\ndef c(a, b): return a - b\nK = functools.cmp_to_key(c)\n"
+        "def f(x): return sorted(x, key=K)",
+        "a - b",
+        "b - a",
+    ),
+    "frompyfunc": edit(
+        "import numpy\ndef h(x): return x * 7\nU = numpy.frompyfunc(h, 1, 1)\ndef f(x): return U(x)",
+        "7",
+        "8",
+    ),
+    "module given on": in_helpers(
+        "import helpers\ndef use(m): return m.N\ndef f(): return use(helpers)", "N = 1", "1", "2"
+    ),
+    "module under another name": in_helpers(
+        "import helpers\ndef f():\n    m = helpers\n    return m.N", "N = 1", "1", "2"
+    ),
+    "module imported inside, under another name": in_helpers(
+        "def f():\n    import helpers\n    m = helpers\n    return m.N", "N = 1", "1", "2"
+    ),
+    "module in a dict": in_helpers(
+        "import helpers\nR = {'m': helpers}\ndef f(): return R['m'].N", "N = 1", "1", "2"
+    ),
+    "module as a default": in_helpers(
+        "import helpers\ndef f(m=helpers): return m.N", "N = 1", "1", "2"
+    ),
+    "getattr of a constant name": in_helpers(
+        "import helpers\ndef f(): return getattr(helpers, 'N')", "N = 1", "1", "2"
+    ),
+    "getattr with or without a name": (
+        "import os as m\ndef f(d): return getattr(m, 'x', d)",
+        "import os as m\ndef f(d): return getattr(m.x, d)",
+    ),
+    "import within that hides a global": in_helpers(
+        "class x: N = 0\ndef f():\n    def g():\n        import helpers as x\n        return x.N\n"
+        "    return g(), x.N",
+        "N = 1",
+        "1",
+        "2",
+    ),
+    "what is called a subclass": edit(
+        "import abc\nclass B(abc.ABC): pass\nclass A: pass\nif 0: B.register(A)\n"
+        "def f(x): return isinstance(x, B)",
+        "if 0",
+        "if 1",
+    ),
+    "metadata of a field": edit(
+        "import dataclasses\n@dataclasses.dataclass\nclass A:\n"
+        "    x: int = dataclasses.field(default=1, metadata={'k': 7})\ndef f(): return A",
+        "7",
+        "8",
+    ),
+    "annotation of a field": edit(
+        "import dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int\ndef f(): return A",
+        "int",
+        "float",
+    ),
+    "annotation of a field, of a class": edit(
+        "class B: n = 7\nclass A:\n    x: list[B | None]\ndef f(): return A", "7", "8"
+    ),
+    "annotation in a named tuple": edit(
+        "import typing\nclass A(typing.NamedTuple):\n    x: int\ndef f(): return A", "int", "float"
+    ),
+    "annotation in a class within": edit(
+        "def f():\n    class A:\n        x: int\n    return A", "int", "float"
+    ),
+    "what a base is generic in": edit(
+        "import typing\nT = typing.TypeVar('T')\nclass B(typing.Generic[T]): pass\n"
+        "class A(B[int]): pass\ndef f(): return A",
+        "B[int]",
+        "B[float]",
+    ),
+    "name of a function, read": (
+        "def a(): pass\nK = a\ndef f(): return K.__name__",
+        "def b(): pass\nK = b\ndef f(): return K.__name__",
+    ),
+    "docstring, read": edit("def k():\n    'a'\ndef f(): return k.__doc__", "'a'", "'b'"),
+    "docstring of a class, read": edit(
+        "class K:\n    'a'\ndef f(): return K.__doc__", "'a'", "'b'"
+    ),
+    "docstring of a method, read through a module": in_helpers(
+        "import helpers\ndef f(): return helpers.K.m.__doc__",
+        "class K:\n    def m(self):\n        'a'\n",
+        "'a'",
+        "'b'",
+    ),
+    "context variable": edit(
+        "import contextvars\nC = contextvars.ContextVar('c')\nC.set(7)\ndef f(): return C.get()",
+        "7",
+        "8",
+    ),
+    "what a thread keeps": edit(
+        "import threading\nT = threading.local()\nT.k = 7\ndef f(): return T.k", "7", "8"
+    ),
     "method table of a class": edit(
         "class A:\n    def m(self): return 1\n    def n(self): return 2\ndef f(): return A()",
         "def n",
@@ -355,11 +506,459 @@ def test_same(lab, before, after):
     assert lab.digest(after) == first
 
 
+@pytest.mark.filterwarnings("ignore:private variables:DeprecationWarning")  # of enum in 3.10
 @pytest.mark.parametrize(("before", "after"), OTHER.values(), ids=OTHER)
 def test_other(lab, before, after):
     first = lab.digest(before)
     assert lab.digest(after) != first
     assert lab.digest(before) == first  # A36
+
+
+MODEL = """
+import threading
+class Model:
+    def __init__(self, scale):
+        self.scale, self._lock = scale, threading.Lock()
+    def __call__(self): return self.scale
+    def run(self): return self.scale
+"""
+TOKENS = """
+class Model:
+    def __init__(self, scale):
+        self.scale, self._tokens = None, iter([scale])
+    def __call__(self): return next(self._tokens)
+    def run(self): return next(self._tokens)
+"""
+
+HELD = {
+    "constant in the statement": "SCALE = 7\nM = Model(SCALE)\ndef f(): return M.run()",
+    "made by a function": "def make(): return Model(7)\nM = make()\ndef f(): return M.run()",
+    "in a dict": "R = {'m': Model(7)}\ndef f(): return R['m'].run()",
+    "class attribute": "class H:\n    m = Model(7)\ndef f(): return H.m.run()",
+    "what was done to it": "M = Model(1)\nM.more = 7\ndef f(): return M.more",
+}
+"""What holds something without content, bound by a statement."""
+
+UNBOUND = {
+    "default": ("def f(m=Model(7)): return m.run()", "f: default m"),
+    "closure": (
+        "def make(m):\n    def f(): return m.run()\n    return f\nf = make(Model(7))",
+        "f: captured m",
+    ),
+    "default of a helper": (
+        "def h(m=Model(7)): return m.run()\ndef f(): return h()",
+        "h: default m",
+    ),
+    "bound method": ("f = Model(7).run", "Model.run: captured self"),
+    "bound method, global": (
+        "run = Model(7).run\ndef f(): return run()",
+        "Model.run: captured self",
+    ),
+    "callable": ("f = Model(7)", "Model"),
+    "bound by a function": (
+        "M = None\ndef init():\n    global M\n    M = Model(7)\ninit()\ndef f(): return M.run()",
+        "f: global M",
+    ),
+    "bound from outside": (
+        "M = None\nglobals()['M'] = Model(7)\ndef f(): return M.run()",
+        "f: global M",
+    ),
+    "local class": (
+        (
+            "def make():\n    class A:\n        m = Model(7)\n    return A\nA = make()\n"
+            "def f(): return A.m.run()"
+        ),
+        "A: attribute m",
+    ),
+    "attribute put into a class": (
+        "class A:\n    m = None\nsetattr(A, 'm', Model(7))\ndef f(): return A.m.run()",
+        "A: attribute m",
+    ),
+}
+"""What holds something without content, bound by no statement."""
+
+
+@pytest.mark.parametrize("text", HELD.values(), ids=HELD)
+@pytest.mark.parametrize("model", [MODEL, TOKENS], ids=["lock", "tokens"])
+def test_what_has_no_content_is_known_by_its_statement(lab, model, text):
+    first = lab.digest(model + text)
+    assert lab.digest(model + text.replace("7", "8")) != first
+    assert lab.digest(model.replace("return ", "return 2, ") + text) != first
+    assert lab.digest(model + "\n\nOTHER = 1\n" + text) == first
+
+
+@pytest.mark.parametrize(("text", "path"), UNBOUND.values(), ids=UNBOUND)
+def test_what_has_no_content_and_no_statement_has_no_digest(lab, text, path):
+    with pytest.raises(NotDigestible) as caught:
+        lab.digest(TOKENS + text)
+    assert caught.value.path == f"{path}._tokens"
+    first = lab.digest(MODEL + text)
+    assert lab.digest(MODEL + text.replace("7", "8")) != first
+
+
+def test_one_without_digest_leaves_the_others_theirs(lab):
+    module = lab.load(
+        {"main": TOKENS + "N = [1]\ndef g(): return N\ndef f(m=Model(7)): return g()"}
+    )
+    digester = FunctionDigester()
+    known = digester.code(module.g)
+    for _ in range(2):
+        with pytest.raises(NotDigestible):
+            digester.code(module.f)
+        with pytest.raises(NotDigestible):
+            digester.values.digest([module.f])
+    digester.new_epoch()
+    assert digester.code(module.g) is known
+    module.N.append(2)
+    digester.new_epoch()
+    assert digester.code(module.g).digest != known.digest
+
+
+def test_the_module_that_binds_it_says_how(lab):
+    main = "from middle import M\ndef f(): return M.run()"
+    for middle in ("from helpers import M", "from helpers import *"):
+        modules = {"main": main, "middle": middle, "helpers": TOKENS + "N = 7\nM = Model(N)"}
+        code = lab.code(modules)
+        assert {("opaque", "M"), ("global", "N")} <= kinds(code)
+        assert lab.digest({**modules, "helpers": TOKENS + "N = 8\nM = Model(N)"}) != code.digest
+    # It was another thing when it was imported.
+    late = {**modules, "helpers": TOKENS + "M = Model(1)", "main": main + "\nimport helpers"}
+    module = lab.load({**late, "middle": "import helpers\nM = helpers.Model(2)"})
+    assert FunctionDigester().code(module.f)
+    module = lab.load({**late, "middle": "from helpers import M\nimport helpers\nhelpers.M = 1"})
+    with pytest.raises(NotDigestible):
+        FunctionDigester().code(module.f)
+
+
+def test_a_source_that_was_edited_says_nothing_of_what_runs(lab):
+    text = TOKENS + "M = Model(1)\ndef f(): return M"
+    module = lab.load({"main": text})
+    path = Path(module.__file__)
+    path.write_text(
+        text.replace("M = Model(1)\ndef f(): return M", "M = Model(2)\n\n\ndef f(): return M, 1")
+    )
+    with pytest.raises(NotDigestible):
+        FunctionDigester().code(module.f)
+
+
+def test_arguments_are_refused_as_ever(lab):
+    module = lab.load({"main": MODEL + "M = Model(1)\ndef f(): return M"})
+    values = FunctionDigester().values
+    assert values.digest([module.f])
+    with pytest.raises(NotDigestible, match="_lock"):
+        values.digest(module.M)
+    with pytest.raises(NotDigestible, match="_lock"):
+        values.digest(module.M.run)
+
+
+HARMLESS = """
+import asyncio, contextvars, logging, multiprocessing, sys, threading
+class Local(threading.local): pass
+def make(held):
+    def f(): return held
+    return f
+f = make([
+    threading.Lock(), threading.RLock(), threading.Condition(), threading.Event(), Local(),
+    threading.Semaphore(), threading.local(), logging.getLogger(), contextvars.ContextVar("x"),
+    sys.stdout, asyncio.Lock(), multiprocessing.Lock(), logging.LoggerAdapter(logging.getLogger(), {}),
+])
+"""
+
+
+def test_what_changes_no_result(lab):
+    first = lab.digest(HARMLESS)
+    assert lab.digest(HARMLESS) == first
+    assert lab.digest(HARMLESS.replace("threading.Lock(), ", "None, ")) != first
+    assert (
+        lab.digest(
+            HARMLESS.replace("Local(threading.local): pass", "Local(threading.local): x = 1")
+        )
+        != first
+    )
+    with pytest.raises(NotDigestible, match=r"f: captured held\[9\]"):
+        lab.digest(HARMLESS.replace("sys.stdout", "iter([])"))
+
+
+TWINS = """
+import dataclasses, enum
+class A: pass
+class B: pass
+@dataclasses.dataclass
+class C: x: int = 1
+@dataclasses.dataclass
+class D: x: int = 1
+class E(enum.Enum): X = 1
+class F(enum.Enum): X = 1
+def p(x): return x
+def q(x): return x
+"""
+
+
+def test_twins_are_two(lab):
+    modules = {"main": TWINS + "import helpers", "helpers": TWINS}
+    main = lab.load(modules)
+    values = FunctionDigester().values
+    for module in (main, main.helpers):
+        for first, second in ("AB", "CD", "EF", "pq"):
+            one, other = getattr(module, first), getattr(module, second)
+            assert values.digest(one) != values.digest(other)
+            assert values.digest([one]) != values.digest([other])
+            assert values.digest({one: 1, other: 2}) != values.digest({other: 1, one: 2})
+    assert values.digest(main.A()) != values.digest(main.B())
+    assert values.digest(main.E.X) != values.digest(main.F.X)
+    for name in "ABCDEFpq":
+        assert values.digest(getattr(main, name)) != values.digest(getattr(main.helpers, name))
+    assert values.digest(len) == values.digest(len)
+
+
+def test_a_class_of_the_main_module_has_the_name_it_is_imported_by(lab, monkeypatch):
+    module = lab.load({"main": "class A: pass\ndef f(): return A()\ndef p(): pass"})
+    names = ("__main__", "__mp_main__", "main")
+    for filename, argv in ((module.__file__, "other"), (None, module.__file__)):
+        main = type(module)("__main__")
+        if filename is not None:
+            main.__file__ = filename
+        monkeypatch.setitem(sys.modules, "__main__", main)
+        monkeypatch.setattr(sys, "argv", [argv])
+        found = set()
+        for name in names:
+            monkeypatch.setitem(sys.modules, name, module if name == "main" else main)
+            module.A.__module__ = module.f.__module__ = module.p.__module__ = name
+            digester = FunctionDigester()
+            digests = [digester.code(module.f).digest]
+            digests += [digester.values.digest(each) for each in (module.A(), module.p)]
+            found.add(tuple(digests))
+        assert len(found) == 1
+
+
+def made(text, name="plug"):
+    """Return what a text without a file defines as f."""
+    names = {"__name__": name}
+    exec(compile(textwrap.dedent(text), "<string>", "exec"), names)
+    return FunctionDigester().code(names["f"]).digest
+
+
+WITHOUT_SOURCE = {
+    "comprehension": ("def f(x): return [y + 'a' for y in x]", "'a'", "'b'"),
+    "generator": ("def f(x): return list(y + 'a' for y in x)", "'a'", "'b'"),
+    "lambda": ("f = lambda: 'a'", "'a'", "'b'"),
+    "what a docstring says too": (
+        "def f(x):\n    'a'\n    return [y for y in x if y == 'a']",
+        "== 'a'",
+        "== 'b'",
+    ),
+    "method of a dataclass": (
+        (
+            "import dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int\n"
+            "    def __repr__(self): return 7\n    def m(self): return 8\ndef f(): return A(1)"
+        ),
+        "8",
+        "9",
+    ),
+    "own repr of a dataclass": (
+        (
+            "import dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int\n"
+            "    def __repr__(self): return 7\ndef f(): return A(1)"
+        ),
+        "7",
+        "9",
+    ),
+    "method of a named tuple": (
+        (
+            "import typing\nclass A(typing.NamedTuple):\n    x: int\n    def m(self): return 7\n"
+            "def f(): return A(1)"
+        ),
+        "7",
+        "8",
+    ),
+    "what a handler covers": (
+        (
+            "def f():\n    try:\n        g()\n        try:\n            h()\n        except OSError:\n"
+            "            return 1\n    except Exception:\n        return 2"
+        ),
+        "        g()\n        try:\n            h()",
+        "        try:\n            g()\n            h()",
+    ),
+    "attribute of another": ("def f():\n    import os\n    return os.sep", "sep", "pathsep"),
+}
+
+
+@pytest.mark.parametrize(("text", "old", "new"), WITHOUT_SOURCE.values(), ids=WITHOUT_SOURCE)
+def test_what_counts_without_source(text, old, new):
+    before, after = edit(text, old, new)
+    assert made(before) != made(after)
+    assert made(before) == made(before) == made("\n\n# so\n" + before)
+
+
+def test_a_docstring_does_not_count_without_source():
+    assert made("def f():\n    'a'\n    return 1") == made("def f():\n    'b'\n    return 1")
+
+
+def test_what_is_registered_later_counts(lab):
+    module = lab.load(
+        {
+            "main": "import functools\n@functools.singledispatch\ndef g(x): return 0\ndef f(x): return g(x)"
+        }
+    )
+    digester = FunctionDigester()
+    first = digester.code(module.f)
+    module.g.register(int, lambda x: 1)
+    digester.new_epoch()
+    assert digester.code(module.f).digest != first.digest
+
+
+COUNTING = """
+def f():
+    f.calls += 1
+    return f.calls
+f.calls = 0
+f.weight = 1
+"""
+
+
+def test_attributes_of_functions(lab):
+    module = lab.load({"main": COUNTING})
+    digester = FunctionDigester()
+    first = digester.code(module.f).digest
+    module.f()
+    digester.new_epoch()
+    assert digester.code(module.f).digest == first  # its own state
+    assert lab.digest(COUNTING.replace("calls = 0", "calls = 5")) == first
+    module.f.weight = 2
+    digester.new_epoch()
+    assert digester.code(module.f).digest != first
+    assert lab.digest(COUNTING + "f.opened = iter([])") != first
+
+
+def test_members_of_enumerations_that_change(lab):
+    module = lab.load({"main": "import enum\nclass E(enum.Enum): A = 1\ndef f(): return E.A"})
+    digester = FunctionDigester()
+    first = digester.code(module.f).digest
+    module.E.A.extra = 1
+    digester.new_epoch()
+    assert digester.code(module.f).digest != first
+
+
+def test_calls_that_cannot_be_followed(lab):
+    code = lab.code(
+        "import importlib\nclass A: pass\n"
+        "def f(m): return A.__subclasses__(), importlib.import_module(m), getattr(m, 'x')"
+    )
+    untracked = {name for kind, name in kinds(code) if kind == "untracked"}
+    assert untracked == {"__subclasses__()", "import_module()"}
+
+
+def test_what_wraps_something_untracked_counts(lab):
+    text = """
+        import flowpar, functools
+        @flowpar.untracked
+        def report(x): return 1
+        def deco(g):
+            @functools.wraps(g)
+            def inner(x): return g(x) * 2
+            return inner
+        report = deco(report)
+        def f(n): return report(n)
+    """
+    first = lab.digest(text)
+    assert lab.digest(text.replace("* 2", "* 3")) != first
+    assert lab.digest(text.replace("return 1", "return 5")) == first
+
+
+def test_a_declared_package_counts_by_all_its_files(lab):
+    modules = {
+        "main": "import pk\ndef f(): return 1",
+        "pk/__init__": "",
+        "pk/sub/__init__": "",
+        "pk/sub/deep": "from other import K\ndef go(): return K",
+        "other": "K = 1",
+    }
+
+    def digest(**changed):
+        module = lab.load({**modules, **changed})
+        return FunctionDigester().code(module.f, deps=[module.pk]).digest
+
+    first = digest()
+    assert digest() == first
+    assert digest(**{"pk/sub/deep": "def go(): return 2"}) != first
+    assert digest(other="K = 2") != first
+
+
+def test_a_module_edited_while_it_runs_counts_as_it_was(lab):
+    module = lab.load({"main": "import helpers\ndef f(m=helpers): return m.K", "helpers": "K = 1"})
+    digester = FunctionDigester()
+    first = digester.code(module.f).digest
+    Path(module.helpers.__file__).write_text("K = 2222")
+    digester.new_epoch()
+    assert digester.code(module.f).digest == first
+    importlib.reload(module.helpers)
+    digester.new_epoch()
+    assert digester.code(module.f).digest != first
+
+
+def test_what_others_have_compiled():
+    np = pytest.importorskip("numpy")
+    values = FunctionDigester().values
+    for make in (np.random.SeedSequence, np.random.PCG64):
+        assert values.digest(make(1)) != values.digest(make(2))
+    pa = pytest.importorskip("pyarrow")
+    for one, other in (
+        (pa.schema([("a", pa.int8())]), pa.schema([("a", pa.int16())])),
+        (pa.field("a", pa.int8()), pa.field("a", pa.int16())),
+        (pa.py_buffer(b"a"), pa.py_buffer(b"b")),
+    ):
+        assert values.digest(one) != values.digest(other)
+
+
+def test_pydantic_is_the_same_in_each_process(lab):
+    pytest.importorskip("pydantic")
+    text = """
+        import pydantic
+        class M(pydantic.BaseModel):
+            x: int = 3
+            @pydantic.field_validator("x", mode="before")
+            @classmethod
+            def v(cls, x): return x + 1
+        def f(): return M(x=1)
+    """
+    first = lab.digest(text)
+    assert lab.digest(text) == first  # another class, of other numbers
+    for old, new in (("x + 1", "x + 2"), ("before", "after"), ("int", "float"), ("= 3", "= 4")):
+        assert lab.digest(text.replace(old, new)) != first
+
+
+class TestWhatComesFromElsewhere:
+    """What a worker compares with what it has imported itself."""
+
+    HELPERS = (
+        "K = 1\ndef h(x=2): return x\ndef deco(g):\n    def inner(): return g()\n    return inner"
+    )
+    MAIN = "import helpers\nS = 5\nclass A: pass\ndef g(): return S, A\n"
+
+    def seen(self, lab, main, change=""):
+        module = lab.load({"main": self.MAIN + main, "helpers": self.HELPERS})
+        vars(module)["__name__"] = "__main__"
+        module.A.__module__ = "__main__"
+        exec(change, vars(module))
+        return imported_of(FunctionDigester().code(module.f))
+
+    @pytest.mark.parametrize(
+        ("main", "change"),
+        [
+            ("def f(): return helpers.K", "helpers.K = 2"),
+            ("def f(): return helpers.h()", "helpers.h.__defaults__ = (3,)"),
+            ("def f(): return helpers.h()", "helpers.h = g"),
+            ("def f(): return helpers.h()", "helpers.h = lambda: 1"),
+        ],
+    )
+    def test_changed(self, lab, main, change):
+        assert not self.seen(lab, main) <= self.seen(lab, main, change)
+        assert not self.seen(lab, main, change) <= self.seen(lab, main)
+
+    @pytest.mark.parametrize("change", ["S = 6", "A.n = 1", "def g(): return 7"])
+    def test_what_travels(self, lab, change):
+        main = "def f(): return g(), helpers.K"
+        assert self.seen(lab, main, change) <= self.seen(lab, main)
 
 
 def test_a_file_edited_after_the_import_is_not_what_runs(lab):
@@ -460,7 +1059,7 @@ def test_components(lab):
 
 
 def test_the_version_of_a_package_counts(lab, monkeypatch):
-    from flowpar.caching import code as module
+    from flowpar.caching import things as module
 
     text = "import pytest\ndef f(): return pytest.fail"
     first = lab.digest(text)
@@ -748,7 +1347,8 @@ def test_main_and_module(lab, tmp_path):
     """A34, A35: what a script defines is the same as in a module."""
     folder = lab.write({"main": EVERYTHING})
     tail = SCRIPT.replace("import main\n", "").replace("main.f", "f")
-    script = tmp_path / "script.py"
+    script = tmp_path / "script" / "main.py"  # of the same name, which its classes have
+    script.parent.mkdir()
     script.write_text(EVERYTHING + tail)
     done = subprocess.run(
         [sys.executable, script, str(folder), str(ROOT)], capture_output=True, text=True, timeout=60

@@ -35,6 +35,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowpar.caching import digest as module
+from flowpar.caching import foreign_openers
 from flowpar.caching.digest import NotDigestible, ValueDigester, hashed, register_digest
 
 
@@ -108,6 +109,32 @@ class MyDict(dict):
 
 class Kept(Exception):
     pass
+
+
+class MyFloat(np.float32):
+    pass
+
+
+class MyText(np.str_):
+    pass
+
+
+def caused(error: Exception, cause: Exception | None) -> Exception:
+    try:
+        raise error from cause
+    except Exception as raised:
+        return raised
+
+
+def noted(error: Exception, text: str) -> Exception:
+    error.__notes__ = [text]
+    return error
+
+
+def spawned(seeded: object, times: int) -> object:
+    for _ in range(times):
+        seeded.spawn(1)
+    return seeded
 
 
 class Color(enum.Enum):
@@ -280,7 +307,46 @@ DIFFER = [
     [np.array([1, "a"], object), np.array(["a", 1], object), np.array([[1, "a"]], object)],
     [np.longdouble(1), np.longdouble(1) + np.finfo(np.longdouble).eps, np.longdouble("inf")],
     [np.random.default_rng(0), np.random.default_rng(1), np.random.RandomState(0)],
+    [
+        spawned(np.random.default_rng(0), 1),
+        spawned(np.random.default_rng(0), 2),
+        np.random.default_rng(0),
+        np.random.PCG64(0),
+        np.random.PCG64(1),
+        np.random.MT19937(0),
+        np.random.SeedSequence(0),
+        np.random.SeedSequence(1),
+        spawned(np.random.SeedSequence(0), 1),
+        np.random.SeedSequence(0).spawn(1)[0],
+        np.random.SeedSequence(0, pool_size=8),
+    ],
     [np.add, np.multiply],
+    [
+        ValueError("a"),
+        caused(ValueError("a"), None),
+        caused(ValueError("a"), KeyError(1)),
+        caused(ValueError("a"), KeyError(2)),
+        noted(ValueError("a"), "b"),
+        noted(ValueError("a"), "c"),
+    ],
+    [
+        np.float32(1),
+        MyFloat(1),
+        with_attribute(MyFloat(1), unit="m"),
+        with_attribute(MyFloat(1), unit="km"),
+        MyText("a"),
+        np.str_("a"),
+        with_attribute(MyText("a"), unit="m"),
+    ],
+    [
+        np.dtype("f8"),
+        np.dtype("f8", metadata={"a": 1}),
+        np.dtype("f8", metadata={"a": 2}),
+        np.dtype([("x", np.dtype("f8", metadata={"a": 1}))]),
+        np.dtype([("x", "f8")]),
+        np.zeros(1),
+        np.zeros(1, np.dtype("f8", metadata={"a": 1})),
+    ],
 ]
 PAIRS = [
     pytest.param(group[i], group[j], id=f"{at}-{i}-{j}")
@@ -343,7 +409,7 @@ def test_a_subclass_has_the_content_of_its_base():
 
 
 def test_large_arrays_in_any_order(monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK", 1000)
+    monkeypatch.setattr(foreign_openers, "_BLOCK", 1000)
     values = np.arange(24000.0).reshape(10, 20, 120)
     expected = digest(values)
     assert digest(np.asfortranarray(values)) == expected
@@ -379,6 +445,11 @@ def ring(size: int, label: object = 0) -> Plain:
     for at, node in enumerate(nodes):
         node.next = nodes[(at + 1) % size]
     return nodes[0]
+
+
+def test_what_hides_its_function_has_no_digest():
+    with pytest.raises(NotDigestible, match="does not show its function"):
+        digest(np.frompyfunc(lambda x: x + 1, 1, 1))
 
 
 def test_cycles():
@@ -759,6 +830,31 @@ def test_pandas_differences():
     assert len({digest(value) for value in values}) == len(values)
 
 
+def test_what_subclasses_of_pandas_pass_on_is_content():
+    pd = pytest.importorskip("pandas")
+    frame = type("Frame", (pd.DataFrame,), {"_metadata": ["unit"]})
+    series = type("Row", (pd.Series,), {"_metadata": ["_name", "unit"]})
+
+    def made(kind, unit):
+        found = kind([1, 2])
+        if unit:
+            found.unit = unit
+        return found
+
+    for kind in (frame, series):
+        values = [made(kind, unit) for unit in ("m", "km", None)]
+        assert len({digest(value) for value in values}) == 3
+        assert digest(made(kind, "m")) == digest(made(kind, "m"))
+
+
+def test_an_accessor_that_pandas_remembers_is_no_content():
+    pd = pytest.importorskip("pandas")
+    words = pd.Series(["a", "b"])
+    before = digest(words)
+    words.str.upper()
+    assert digest(words) == before
+
+
 def test_pandas_hides_what_is_under_a_mask():
     pd = pytest.importorskip("pandas")
     mask = np.array([False, True])
@@ -791,6 +887,18 @@ values = [
     pl.Series([day, None]), pl.Series([day - other]),
 ]
 assert len({digest(value) for value in values}) == len(values)
+def nested(number, kind):
+    whole, time = pl.Series([number]), getattr(pl, kind)
+    time = time("ns") if kind != "Time" else time
+    structs = pl.DataFrame({"a": [number]}).select(pl.struct(pl.col("a").cast(time)))
+    lists = pl.Series([[number], None]).cast(pl.List(time))
+    arrays = pl.Series([[[number], [2]]], dtype=pl.Array(pl.Int64, (2, 1)))
+    both = pl.Series([[{"t": number}]]).cast(pl.List(pl.Struct({"t": time})))
+    return [whole.cast(time), structs, structs.to_series(), lists, both, arrays]
+for kind in ("Datetime", "Duration", "Time"):
+    values = nested(1, kind) + nested(2, kind)
+    assert len({digest(value) for value in values}) == len(values)
+    assert [digest(value) for value in nested(1, kind)] == [*map(digest, values[:6])]
 """
 
 
@@ -827,8 +935,55 @@ def test_pyarrow():
         pa.scalar(1),
         pa.schema([("a", pa.int32())]),
         pa.int32(),
+        pa.schema([("a", pa.int16())]),
+        pa.schema([("b", pa.int32())]),
+        pa.schema([("a", pa.int32())], metadata={"k": "v"}),
+        pa.schema([pa.field("a", pa.struct([pa.field("b", pa.int8(), metadata={"k": "v"})]))]),
+        pa.schema([pa.field("a", pa.struct([pa.field("b", pa.int8())]))]),
+        pa.field("a", pa.int32()),
+        pa.field("a", pa.int32(), nullable=False),
+        pa.field("a", pa.int32(), metadata={"k": "v"}),
+        pa.py_buffer(b"a"),
+        pa.py_buffer(b"b"),
+        pa.array(["a", "b"]).dictionary_encode(),
+        pa.array(["b", "a"]).dictionary_encode(),
+        pa.array(["b", None]).dictionary_encode(),
+        pa.scalar("a"),
+        pa.scalar(None),
+        pa.scalar([1]),
+        pa.scalar({"a": 1}),
     ]
     assert len({digest(value) for value in values}) == len(values)
+    again = pa.schema([pa.field("a", pa.int32())])
+    assert digest(again) == digest(values[17])
+    assert digest(pa.py_buffer(b"xa").slice(1)) == digest(pa.py_buffer(b"a"))
+
+
+@pytest.mark.parametrize("name", ["time64", "timestamp", "duration"])
+def test_pyarrow_counts_nanoseconds_however_deep(name):
+    pa = pytest.importorskip("pyarrow")
+    time = getattr(pa, name)("ns")
+
+    def made(number):
+        return [
+            pa.array([number], time),
+            pa.array([number, None], time),
+            pa.array([[number], None], pa.list_(time)),
+            pa.array([[number]], pa.large_list(time)),
+            pa.array([[number]], pa.list_(time, 1)),
+            pa.array([{"a": number}], pa.struct([("a", time)])),
+            pa.array([[{"a": number}]], pa.list_(pa.struct([("a", time)]))),
+            pa.array([[("k", number)]], pa.map_(pa.string(), time)),
+            pa.array([number], time).dictionary_encode(),
+            pa.scalar(number, time),
+            pa.scalar([number], pa.list_(time)),
+            pa.table({"a": pa.array([[number]], pa.list_(time))}),
+            pa.chunked_array([pa.array([[number]], pa.list_(time))]),
+        ]
+
+    values = [*made(1), *made(2)]
+    assert len({digest(value) for value in values}) == len(values)
+    assert [digest(value) for value in made(1)] == [digest(value) for value in values[:13]]
 
 
 def test_pydantic():

@@ -110,7 +110,6 @@ def test_a_directory_is_its_files_and_their_names_in_any_order(folder):
         put(f"a/{name}", name)
     for name in (".hidden", "sub/z", "y", "x"):
         put(f"other/b/{name}", name)
-    (folder / "a/empty").mkdir()
     first = File("a").digest()
     assert first == File("other/b").digest() == File("other/b/").digest()
     assert File("a").paths() == ["a/.hidden", "a/sub/z", "a/x", "a/y"]
@@ -127,12 +126,19 @@ def test_a_directory_is_its_files_and_their_names_in_any_order(folder):
         lambda: os.remove("a/x"),
         lambda: put("a/new", ""),
         lambda: put("a/x", "other"),
+        lambda: os.makedirs("a/empty"),
+        lambda: os.makedirs("a/sub/empty"),
+        lambda: os.rmdir("a/hollow"),
+        lambda: os.rename("a/hollow", "a/other"),
+        lambda: os.makedirs("a/hollow/deeper"),
+        lambda: put("a/hollow/file", ""),
         lambda: (os.rename("a/x", "t"), os.rename("a/y", "a/x"), os.rename("t", "a/y")),
     ],
 )
 def test_a_directory_has_changed_when_a_file_in_it_has(folder, later, change):
     for name in ("x", "y", "sub/z"):
         put(f"a/{name}", name)
+    os.mkdir("a/hollow")
     first = File("a").digest()
     change()
     assert File("a").digest() != first
@@ -900,6 +906,54 @@ def test_what_c_opens_by_itself_is_not_seen(folder):
     assert paths == []
 
 
+def test_empty_directories_are_no_files(folder):
+    put("a/x"), os.makedirs("a/b/c")
+    assert File("a").paths() == ["a/x"]
+    first, matched = File("a").digest(), File("*").digest()
+    os.mkdir("a/b/d")
+    assert File("a").digest() != first
+    assert File("*").digest() != matched
+    os.mkdir("none")
+    assert File("none").digest() != File("a/b").digest()
+    assert File("none").digest() == File("a/b/c").digest()
+
+
+def a_cache(path, text="flowpar 1\n"):
+    put(f"{path}/FORMAT", text), put(f"{path}/objects/ab/cd"), put(f"{path}/index.sqlite")
+
+
+@pytest.mark.parametrize("path", [".", "..", "*", "**", "**/*", "sub/**", "[!x]*"])
+def test_the_directories_of_caches_are_left_out(folder, path):
+    put("a/sub/x"), put("a/y")
+    os.mkdir("a/hollow")
+    os.chdir("a")
+    first = File(path).digest()
+    for place in (".flowpar", "sub/deep", "hollow/cache"):
+        a_cache(place)
+    a_cache("newer", "flowpar 99")
+    if "sub" in path or path in {"**", "**/*"}:
+        shutil.rmtree("hollow/cache")  # of which it is told that it is there
+    assert not any("objects" in each or "FORMAT" in each for each in File(path).paths())
+    if path in {".", "*", "[!x]*"}:
+        assert File(path).digest() == first
+    put("sub/deep/FORMAT", "of another program")
+    assert any("objects" in each for each in File(path).paths())
+
+
+def test_a_cache_that_is_named_is_a_directory_as_others(folder):
+    a_cache("cache")
+    assert len(File("cache").paths()) == len(File("cache/*").paths()) == 3
+    put("cache/index.sqlite", "more")
+    before = File("cache").digest()
+    put("cache/index.sqlite", "still more")
+    assert File("cache").digest() != before
+
+
+def test_as_a_text_it_is_its_path():
+    assert str(File("a/b")) == f"{File('a/b')}" == "a/b"
+    assert repr(File("a/b")) == "File('a/b')"
+
+
 # ---------------------------------------------------------------------------------- undeclared
 
 
@@ -917,6 +971,36 @@ def test_what_no_file_stands_for_is_undeclared(folder):
     assert undeclared(paths, nested) == []
     assert undeclared(paths, iter(nested)) == []
     assert undeclared(paths, {"file": File("a.csv")}.values()) == [b, x, y, e]
+
+
+class Slotted:
+    __slots__ = ("file", "never_set")
+
+    def __init__(self, file):
+        self.file = file
+
+    def __getattr__(self, name):
+        raise AssertionError(name)
+
+
+def test_a_file_may_be_in_an_attribute(folder):
+    a = put(folder / "a")
+    record = dataclasses.make_dataclass("Record", ["x", "file"], frozen=True, slots=True)
+    for value in (
+        Holder(File("a")),
+        Slotted(File("a")),
+        record(1, File("a")),
+        [Holder([File("a")])],
+    ):
+        assert undeclared([a], [value]) == []
+    assert undeclared([a], [Holder(a), Holder, module, int, 1]) == [a]
+
+
+def test_what_is_in_a_cache_needs_no_declaration(folder):
+    a_cache("deep/cache")
+    inside = [f"{folder}/deep/cache/{name}" for name in ("FORMAT", "index.sqlite", "objects/ab/cd")]
+    other = put(folder / "deep/other")
+    assert undeclared([*inside, other], []) == [other]
 
 
 def test_links_do_not_hide_what_a_file_stands_for(folder):

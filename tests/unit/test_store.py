@@ -8,6 +8,7 @@ import fcntl
 import gc
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -254,6 +255,41 @@ def test_earlier_traces_come_newest_first_and_of_that_name_only(store):
     assert [trace.created for trace in store.earlier("a", limit=2)] == [9, 7]
     assert [trace.created for trace in store.earlier("a", before=5.0)] == [3, 1]
     assert store.earlier("c") == []
+
+
+def test_earlier_traces_of_a_place_are_found_however_many_are_newer(store):
+    for number in range(40):
+        place = f"a[{number % 20}]"
+        store.put(trace_of(number, name="a", place=place), None)
+    store.put(trace_of(99, name="b", place="a[3]"), None)
+    store.commit()
+    found = [trace.created for trace in store.earlier("a", limit=2, places=["a[3]", "a[4]"])]
+    assert found == [39, 38, 24, 23, 4, 3]
+    assert store.earlier("a", limit=0, places=["a[30]"]) == []
+    found = store.earlier("a", limit=0, places=["a[3]"], before=23.0)
+    assert [trace.created for trace in found] == [3]
+
+
+def test_of_a_place_only_the_newest_are_returned(store):
+    for number in range(10):
+        store.put(trace_of(number, name="a", place="a"), None)
+    store.commit()
+    assert [each.created for each in store.earlier("a", limit=1, places=["a"])] == [9, 8, 7, 6]
+
+
+def test_traces_that_share_arguments_are_found_however_old(store):
+    for number in range(300):
+        parts = (("x", b"i%x" % number, "x"), ("y", b"i1", "1"))
+        store.put(trace_of(number, name="a", parts=parts), None)
+    store.put(trace_of(999, name="b", parts=(("x", b"i3", "x"),)), None)
+    store.commit()
+    found = [trace.created for trace in store.sharing("a", [b"i3", b"i1"])]
+    assert len(found) == module.MOST_SHARED
+    assert found[-1] == 3
+    assert found[0] == 299
+    assert [trace.created for trace in store.sharing("a", [b"i3"])] == [3]  # and not i30, i31
+    assert store.sharing("a", [b"i3"], before=3.0) == []
+    assert store.sharing("a", []) == store.sharing("c", [b"i3"]) == []
 
 
 def test_components_come_back_before_and_after_the_commit(store, opened, path):
@@ -652,20 +688,68 @@ def test_a_link_to_the_directory_of_another_user_is_refused(path, tmp_path, name
     assert set(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.mark.parametrize("text", ["flowpar 2\n", "flowpar 99", "something else", "\udc80"])
-def test_another_layout_is_refused_and_left_alone(path, text):
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        (b"flowpar 2\n", "its FORMAT is 'flowpar 2', and"),
+        (b"something else", "its FORMAT is 'something else', and"),
+        (b"\x80", "its FORMAT is '[?]', and"),
+        (bytes(range(256)) * 1000, "its FORMAT is '[ -~]{,60}'…, and"),
+        (b"a\nb\x1b[31m" * 100, "its FORMAT is '[ -~]{,60}'…, and"),
+    ],
+)
+def test_a_directory_of_another_layout_is_given_up_and_left_alone(path, data, shown):
     path.mkdir(mode=0o700)
-    (path / "FORMAT").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(CacheRefused, match="layout"):
-        Store(path)
+    (path / "FORMAT").write_bytes(data)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        store = Store(path)
+        use(store)
+    (told,) = (str(each.message) for each in caught)
+    assert re.search(shown, told)
+    assert told.isprintable()
+    assert len(told) < 400
+    assert store.why_not
     assert [each.name for each in path.iterdir()] == ["FORMAT"]
 
 
-def test_the_pickles_of_another_program_are_refused(path):
+def test_the_pickles_of_another_program_are_left_alone(path):
     path.mkdir(mode=0o700)
     (path / "x.pkl").touch()
-    with pytest.raises(CacheRefused, match="not flowpar's"):
-        Store(path)
+    with given_up(match="not flowpar's"):
+        use(Store(path))
+    assert [each.name for each in path.iterdir()] == ["x.pkl"]
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_directory_that_is_only_looked_at_is_not_made(path, is_there):
+    if is_there:
+        path.mkdir(mode=0o700)
+    store = store_at(path, makes=False)
+    assert not store.is_usable
+    assert not store.why_not
+    use(store)
+    assert list(path.iterdir()) == [] if is_there else not path.exists()
+    # As soon as there is one it is seen.
+    made = store_at(path)
+    put_value(made, 1, in_file=False)
+    made.commit()
+    assert store_at(path, makes=False) is made
+    close_all()
+    assert store_at(path, makes=False).lookup([key_of(1)])
+
+
+def test_what_is_forgotten_is_as_if_it_had_never_been(store, opened, path, slow_to_commit):
+    for number in range(4):
+        store.put(trace_of(number, function=b"f" if number < 3 else b"g"), None)
+    store.forget_call(key_of(0))
+    store.note_event("odd \udc80")
+    assert set(store.lookup(list(map(key_of, range(4))))) == set(map(key_of, (1, 2, 3)))
+    store.put(trace_of(5, function=b"f"), None)
+    store.forget_function(b"f")
+    for each in (store, opened(path)):
+        assert set(each.lookup(list(map(key_of, range(6))))) == {key_of(3)}
+        assert each.query("select text from event") == [("odd \\udc80",)]
 
 
 def test_a_note_of_the_layout_that_was_not_finished_is_written_anew(path, opened):
@@ -790,7 +874,7 @@ def test_an_index_that_fails_at_a_commit_is_given_up(path, broken):
     put_value(store, 1, in_file=False)
     store._db = FailingIndex(store._db, broken)
     store.claim(key_of(1))
-    store.free(key_of(1), at_once=False)
+    store.free(key_of(1), after=key_of(1))
     with given_up(match="disk I/O error"):
         store.commit()
     again = Store(path)
@@ -1216,10 +1300,10 @@ def test_closing_a_store_frees_its_own_claims(path, store):
 
 def test_a_key_is_freed_when_what_was_put_is_written(store, path, slow_to_commit):
     assert store.claim(KEY)
-    store.free(KEY, at_once=False)
+    store.free(KEY, after=KEY)
     assert store.claim(KEY), "nothing waits"
     store.put(trace_of(1, key=KEY), None)
-    store.free(KEY, at_once=False)
+    store.free(KEY, after=KEY)
     assert in_child(claims_in_child, path, KEY) == 0
     store.commit()
     assert in_child(claims_in_child, path, KEY) == 1
@@ -1255,7 +1339,7 @@ def test_keys_that_are_freed_together_leave_all_others_locked(
     for number, key in enumerate(gone):
         assert store.claim(key)
         store.put(trace_of(number, key=key), None)
-        store.free(key, at_once=False)
+        store.free(key, after=key)
     assert in_child(claims_in_child, path, *keys) == 0, "not before the commit"
     store.commit()
     assert in_child(claims_in_child, path, *kept) == 0
@@ -1367,23 +1451,28 @@ def test_threads_that_wait_for_each_other_all_go_on(store):
 
 
 def test_processes_that_wait_for_each_other_all_go_on(store, path):
-    reader, writer = os.pipe()
+    ready, go = os.pipe(), os.pipe()
 
-    def cross():
+    def cross(first, then):
         mine = Store(path)
-        mine.claim(OTHER)
-        os.write(writer, b"x")
-        return int(mine.claim(KEY, wait=True))
+        mine.claim(first)
+        os.write(ready[1], b"x")
+        os.read(go[0], 1)
+        return int(mine.claim(then, wait=True))
 
+    pids = [fork(lambda: cross(KEY, OTHER)), fork(lambda: cross(OTHER, KEY))]
+    assert os.read(ready[0], 1) + os.read(ready[0], 1) == b"xx"
+    os.write(go[1], b"xx")
+    assert [end_of(pid) for pid in pids] == [1, 1]
+    for end in (*ready, *go):
+        os.close(end)
+
+
+def test_a_process_does_not_wait_long_for_one_that_started_it(store, path, monkeypatch):
+    monkeypatch.setattr(claims, "ANCESTORS_PATIENCE", 0.1)
     assert store.claim(KEY)
-    pid = fork(cross)
-    os.read(reader, 1)
-    assert store.claim(OTHER, wait=True)
-    store.free(OTHER)
+    assert end_of(fork(lambda: int(Store(path).claim(KEY, wait=True)))) == 0
     store.free(KEY)
-    assert end_of(pid) == 1
-    os.close(reader)
-    os.close(writer)
 
 
 def test_closing_a_store_wakes_who_waits_for_its_claims(path, opened):
@@ -1642,7 +1731,7 @@ def write_for_ever(path, progress):
         number += 1
         store.claim(key_of(number))
         put_value(store, number % 400, in_file=number % 3 == 0)
-        store.free(key_of(number), at_once=False)
+        store.free(key_of(number), after=key_of(number))
         if number % 4 == 0:
             store.commit()
         if number % 50 == 0:
