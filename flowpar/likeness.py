@@ -146,6 +146,15 @@ class Likeness:
         code = Code(trace.function, self._store.components(trace.function))
         return in_words(difference(trace.parts, code, last, self._store.components)) or NEVER_RAN
 
+    def unseen(self, index: int) -> tuple[str, ...]:
+        """Return what a task's function uses and nobody looked into: names, with types."""
+        code = self._keys.kind(index).maker.code
+        return tuple(
+            f"{each.name} ({each.text})" if each.text not in {"", each.name} else each.name
+            for each in (code.components if code is not None else ())
+            if each.kind in {"opaque", "untracked"}
+        )
+
     def shown_parts(self, index: int) -> tuple[Shown, ...]:
         """Return of each argument of a task its name, its digest, and what people are shown."""
         _, _, shape, args, kwargs = self._graph.call(index)

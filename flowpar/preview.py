@@ -130,15 +130,24 @@ class Explanation:
         Why it would run, or ran when it ran last.
     causes
         The explanations of those of its dependencies that are why.
+    unseen
+        What its code uses and nobody can look into, or was told not to: by name, with its type.
     """
 
     def __init__(
-        self, key: str, status: str, reason: str, causes: tuple[Explanation, ...] = ()
+        self,
+        key: str,
+        status: str,
+        reason: str,
+        *,
+        causes: tuple[Explanation, ...] = (),
+        unseen: tuple[str, ...] = (),
     ) -> None:
         self.key = key
         self.status = status
         self.reason = reason
         self.causes = causes
+        self.unseen = unseen
 
     def __repr__(self) -> str:
         return f"<Explanation of {self.key}: {self.reason}>"
@@ -149,6 +158,8 @@ class Explanation:
         while stack:
             depth, each = stack.pop()
             lines.append(f"{'  ' * depth}{each.key}: {each.reason}")
+            if each.unseen:
+                lines.append(f"{'  ' * depth}  not looked into: {', '.join(each.unseen)}")
             stack += [(depth + 1, cause) for cause in reversed(each.causes)]
         return "\n".join(lines)
 
@@ -163,8 +174,13 @@ class Explanation:
                 stack += left
                 continue
             causes = [made[id(cause)] for cause in each.causes]
-            plain = {"key": each.key, "status": each.status, "reason": each.reason}
-            made[id(each)] = {**plain, "causes": causes}
+            made[id(each)] = {
+                "key": each.key,
+                "status": each.status,
+                "reason": each.reason,
+                "causes": causes,
+                "unseen": list(each.unseen),
+            }
             stack.pop()
         return made[id(self)]
 
@@ -378,7 +394,8 @@ class Look:
             reason = "unknown until what it depends on has run"
         else:
             reason = self._last_reason(index)
-        return Explanation(self.graph.key(index), status, reason, causes)
+        unseen = self.judge.likeness.unseen(index)
+        return Explanation(self.graph.key(index), status, reason, causes=causes, unseen=unseen)
 
     def _last_reason(self, index: int) -> str:
         trace = self.judge.trace_of(index)

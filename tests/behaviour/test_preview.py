@@ -571,3 +571,19 @@ def test_times_are_of_this_place(tmp_path):
     delayed(abs)(-1).compute(scheduler="sync", cache=tmp_path)
     assert flowpar.Cache(tmp_path).ls()[0]["last"][:4] == time.strftime("%Y")
     assert os.stat(tmp_path).st_mode & 0o077 == 0
+
+
+def test_what_nobody_can_look_into_is_listed(project):
+    Path("service.py").write_text(
+        "import socket\n"
+        "LINE = socket.socket()\n"
+        "def send(x):\n"
+        "    return LINE.family and x\n"
+        "if __name__ == '__main__':\n"
+        "    import flowpar\n"
+        "    print(flowpar.delayed(send)(1).compute(cache='.flowpar', scheduler='sync'))\n"
+    )
+    assert flow("run", "service.py")[1] == "1\n"
+    told = flow("why", "service.py")[1]
+    assert "not looked into: LINE (" in told
+    assert json.loads(flow("why", "service.py", "--json")[1])[0]["unseen"]
