@@ -1,39 +1,98 @@
-"""Which pool a function belongs on."""
+"""Which pool a function belongs on: measured, not asked.
+
+The first calls of a function are made by a thread and watched, as `trial` says. What they show
+decides where the others are made::
+
+    it waits (for a disk, the net, a lock)              ──> many threads
+    it computes, and lets other threads compute         ──> threads, as many as CPUs
+    it computes, and nobody else can meanwhile          ──> processes, if that pays
+    it is over before a process would hear of it, or ───┐
+    processes would start for longer than it all takes ─┴─> inline, in the thread that waits
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from flowpar.pickling import dumps
+from flowpar.pools.resources import cpu_count
+from flowpar.status import FunctionState, Timing
 from flowpar.task import Function
 
-TINY: Final = 5e-6
-"""Seconds; a call that takes less costs more to send to a process than to make here."""
+TRIAL: Final = "trial"
+"""The lane of functions that nothing is known of yet."""
 
-TINY_AFTER: Final = 50
-"""Calls that must have been that quick before the rest is made here."""
+WAITING: Final = "waiting"
+"""The lane of functions that wait more than they compute."""
+
+WAITERS: Final = 32
+"""Threads for what waits; fewer if the user says how many workers there are."""
+
+TINY_SECONDS: Final = 5e-6
+"""A call that takes less costs more to hand to a thread than to make."""
+
+INLINE_SECONDS: Final = 0.05
+"""A longer call would keep the thread that runs everything from its other work."""
+
+KNOWN_AFTER_SECONDS: Final = 0.002
+"""What a function was watched for until we believe what we saw."""
+
+WAITS_BELOW: Final = 0.5
+"""Share of CPU time in a call's time, below which it waits more than it computes."""
+
+FREE_ABOVE: Final = 0.5
+"""Share of its CPU time in which a function lets others compute, above which threads will do."""
+
+START_SECONDS: Final = 0.1
+"""Until the first two processes are ready."""
+
+SENDING_SECONDS: Final = 4e-6
+"""What a call in a process costs the thread that sends it."""
+
+LEAST_GAIN: Final = 1.1
+"""How many times faster processes must promise to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Where the calls of a function go, and why."""
+
+    lane: str
+    why: str
 
 
 class Placement:
-    """Names a lane for each function: "inline", "threads", "processes", "async" or "given".
+    """Names a lane for each function, at first and when something is known of it.
+
+    Lanes are "inline", "trial", "threads", "waiting", "processes", "async" and "given".
 
     Parameters
     ----------
     scheduler
         "auto", "sync", "threads" or "processes"; or "given", for a pool of the user's.
+    workers
+        How many processes, or threads, there may be; None: as many as CPUs.
+    is_seeded
+        Whether tasks have random generators of their own, which threads share.
 
     Notes
     -----
     A ``pool=`` policy decides, except under "sync", where everything runs inline. Coroutines go to
-    the event loop, items and attributes are taken inline. Under "auto" the rest goes to processes
-    if its function can be sent there, and else to threads.
+    the event loop, items and attributes are taken inline. Under "auto" what has a timeout goes to
+    processes, which can be stopped; and all else is tried.
     """
 
-    def __init__(self, scheduler: str) -> None:
+    def __init__(
+        self, scheduler: str, *, workers: int | None = None, is_seeded: bool = False
+    ) -> None:
         self.scheduler = scheduler
+        self._workers = workers or cpu_count()
+        self._is_seeded = is_seeded
+        self._travels: dict[int, bool] = {}
 
     def lane_of(self, function: Function) -> str:
-        """Return the lane of a function's tasks."""
+        """Return the lane that a function's tasks are in at first."""
         if self.scheduler == "sync":
             return "inline"
         if function.policy.pool is not None:
@@ -42,13 +101,91 @@ class Placement:
             return "async"
         if function.is_cheap:
             return "inline"
-        if self.scheduler == "auto":
-            return "processes" if _travels(function) else "threads"
-        return self.scheduler
+        if self.scheduler != "auto":
+            return self.scheduler
+        if function.policy.timeout is not None or self._is_seeded:
+            return "processes" if self.travels(function) else "threads"
+        return TRIAL
 
     def is_free(self, function: Function) -> bool:
         """Return whether flowpar chose the lane, and may choose another."""
-        return self.scheduler == "auto" and function.policy.pool is None
+        return (
+            self.scheduler == "auto"
+            and function.policy.pool is None
+            and function.policy.timeout is None
+            and not self._is_seeded
+            and not function.is_coroutine
+            and not function.is_cheap
+        )
+
+    def travels(self, function: Function) -> bool:
+        """Return whether a function can be sent to a process."""
+        travels = self._travels.get(function.number)
+        if travels is None:
+            travels = self._travels[function.number] = _travels(function)
+        return travels
+
+    def stay(self, function: Function) -> None:
+        """Take in that what a function gets, or gives, cannot be sent to a process."""
+        self._travels[function.number] = False
+
+    def choose(
+        self, state: FunctionState, *, left: int, other_seconds: float, start_seconds: float
+    ) -> Choice | None:
+        """Return where a function's calls should be made from now on; None: too little is known.
+
+        Parameters
+        ----------
+        state
+            What is known of the function.
+        left
+            How many of its calls have not been made.
+        other_seconds
+            How long calls of other functions will take that compute and let nobody else.
+        start_seconds
+            How long it takes until there are processes.
+        """
+        timing = state.timing
+        each = timing.mean_seconds
+        if each is None:
+            return None
+        if each < TINY_SECONDS and timing.calls > 1:
+            return Choice("inline", f"{_time(each)} a call: less than sending it")
+        if timing.cpu_share is not None and timing.cpu_share < WAITS_BELOW:
+            share = f"{timing.cpu_share:.0%} CPU in {_time(each)} a call"
+            return Choice(WAITING, f"it waits: {share}")
+        if timing.free_share is not None and timing.free_share > FREE_ABOVE:
+            share = f"without the GIL for {timing.free_share:.0%} of {_time(each)} a call"
+            return Choice("threads", f"it computes {share}")
+        if timing.free_share is None and timing.seconds < KNOWN_AFTER_SECONDS and left > 1:
+            return None
+        return self._share_out(state.function, timing, left, other_seconds, start_seconds)
+
+    def _share_out(
+        self,
+        function: Function,
+        timing: Timing,
+        left: int,
+        other_seconds: float,
+        start_seconds: float,
+    ) -> Choice:
+        """Return whether processes pay for a function that computes, and lets nobody else."""
+        each = timing.mean_seconds or 0.0
+        moving = 2 * timing.pickle_seconds
+        here = left * each
+        there = left * max(SENDING_SECONDS, (each + moving) / self._workers)
+        # Others share the cost of the start.
+        spared = other_seconds * (1 - 1 / self._workers)
+        text = f"it holds the GIL in {_time(each)} a call"
+        if here + spared > LEAST_GAIN * (there + start_seconds) and here > LEAST_GAIN * there:
+            if self.travels(function):
+                return Choice("processes", text)
+            text += ", and cannot be sent to a process"
+        elif here <= LEAST_GAIN * there:
+            text += f", and sending one takes {_time(SENDING_SECONDS + moving)}"
+        else:
+            text += f": {_time(here)} are left, too little to start processes for"
+        return Choice("inline" if each < INLINE_SECONDS else "threads", text)
 
 
 def _travels(function: Function) -> bool:
@@ -57,3 +194,11 @@ def _travels(function: Function) -> bool:
     except Exception:  # noqa: BLE001 - pickling runs the user's code; whatever it raises means no
         return False
     return True
+
+
+def _time(seconds: float) -> str:
+    """Return a duration as people write it."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
+        if seconds * factor >= 1 or unit == "µs":
+            return f"{seconds * factor:.3g} {unit}"
+    raise AssertionError

@@ -440,10 +440,14 @@ class Plan:
     def _learn(self, timed: list[int], report: Report) -> None:
         states = self._states
         last = report.start
+        clocked = report.cpu_seconds
         for index, end in zip(timed, report.ends, strict=False):
             timing = states[index].timing
             timing.calls += 1
             timing.seconds += end - last
+            if clocked and index in clocked:
+                timing.cpu_seconds += clocked[index]
+                timing.clocked_seconds += end - last
             last = end
         for index, moved in report.values.items():
             if type(moved) is Held:

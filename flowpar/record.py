@@ -13,6 +13,7 @@ from flowpar.caching.objects import Stored
 from flowpar.errors import FlowparError, RunFailed
 from flowpar.events import Counts, TaskRecord
 from flowpar.graph import Graph
+from flowpar.placement import Choice
 from flowpar.planner import Plan
 from flowpar.pools.depot import Held
 from flowpar.pools.failures import text_of
@@ -179,6 +180,8 @@ class Run:
         How long the run took.
     status
         "done", "failed" or "interrupted"; "running" before its end.
+    placement
+        By function, where flowpar chose that: which pool its calls went to in the end, and why.
 
     Examples
     --------
@@ -196,6 +199,7 @@ class Run:
         self.error: BaseException | None = None
         self.shapes: tuple[object, ...] | None = None
         """What was asked for, with refs to the targets in it; None: the targets themselves."""
+        self.placement: dict[str, Choice] = {}
         self._plan = plan
 
     def __repr__(self) -> str:

@@ -33,7 +33,8 @@ from flowpar.errors import (
 from flowpar.events import Observers, Progressed, RunEnded, RunStarted, TaskEnded, TaskStarted
 from flowpar.graph import Graph
 from flowpar.notes import describe
-from flowpar.placement import TINY, TINY_AFTER, Placement
+from flowpar.pilot import Pilot
+from flowpar.placement import TRIAL, WAITERS, WAITING, Placement
 from flowpar.planner import Plan
 from flowpar.pools import shared, worker
 from flowpar.pools.depot import Held
@@ -56,6 +57,7 @@ from flowpar.record import CLOCK_OFFSET, Ledger, Run, failure_of
 from flowpar.settings import Options
 from flowpar.status import READY, FunctionState
 from flowpar.task import LITERAL, Task
+from flowpar.trial import LOOK_EVERY, Trial
 
 if TYPE_CHECKING:
     from flowpar.judge import Judge
@@ -89,6 +91,8 @@ class Flight:
     batch: Batch
     begun: float
     outcomes: queue.SimpleQueue[tuple[Flight, Report | BaseException]]
+    trial: Trial | None = None
+    """What watches it, if its functions are new."""
 
     def succeed(self, report: Report) -> None:
         """Put the report where the loop hears it."""
@@ -125,7 +129,9 @@ class Scheduler:
         self._options = options
         self._clock = clock
         self._nested = worker.is_inside_task() or worker.IN_PROCESS
-        self._placement = Placement(self._scheduler_name())
+        self._placement = Placement(
+            self._scheduler_name(), workers=options.workers, is_seeded=options.seed is not None
+        )
         self._graph = graph
         self._ledger = Ledger()
         self._judge = self._make_judge()
@@ -149,6 +155,8 @@ class Scheduler:
         self._begin = self._last_tick = clock()
         self._final: BaseException | None = None
         self.record = Run(graph, self._plan, self._ledger)
+        self._pilot = Pilot(self._plan, self._placement, self._has_processes)
+        self.record.placement = self._pilot.choices
         if self._judge is not None:
             self._judge.attend(self._plan)
             self.record.tasks.reason_of = self._judge.reason
@@ -161,6 +169,11 @@ class Scheduler:
 
         seed_of = None if self._options.seed is None else self._seed
         return Judge(cache, self._graph, seed_of=seed_of, is_nested=self._nested)
+
+    def _has_processes(self) -> bool:
+        return "processes" in self._lanes or shared.has_processes(
+            self._options.workers, self._options.start_method
+        )
 
     def _scheduler_name(self) -> str:
         # A task that computes has a CPU already: what it computes runs there.
@@ -213,6 +226,8 @@ class Scheduler:
             plan.wake(self._clock())
             if self._judge is not None:
                 self._decide(self._judge)
+            if self._pilot.is_watching:
+                self._watch()
             self._fill()
             if plan.is_stuck and not (self._judge is not None and self._judge.unpark()):
                 raise self._stuck()
@@ -222,6 +237,13 @@ class Scheduler:
                 self._tick()
             if self._stops:
                 break
+
+    def _watch(self) -> None:
+        """Look at what is tried; what is known well enough makes room for the next."""
+        for trial in self._pilot.watch():
+            for flight in self._lanes[TRIAL].flights:
+                if flight.trial is trial:
+                    flight.lane.slots += 1
 
     def _decide(self, judge: Judge) -> None:
         """Have all judged that is ready, and expand what is known to be expanded."""
@@ -278,6 +300,9 @@ class Scheduler:
                 if self._cancelled.is_set():
                     raise Cancelled("the run was cancelled")
                 del flight.lane.flights[flight]
+                if flight.trial is not None:
+                    flight.lane.slots -= flight.trial.is_known
+                    self._pilot.end(flight.trial)
                 self._take_in(flight, outcome)
                 flight, outcome = outcomes.get_nowait()
         except queue.Empty:
@@ -294,6 +319,8 @@ class Scheduler:
             limits.append(TICK)
         if self._judge is not None and (due := self._judge.tend()) is not None:
             limits.append(due)
+        if self._pilot.is_watching:
+            limits.append(LOOK_EVERY)
         if not self._plan.is_running and self._plan.lanes():
             limits.append(0.0)
         return min(limits, default=None)
@@ -310,13 +337,14 @@ class Scheduler:
 
     def _open_lane(self, name: str) -> Lane:
         pool = self._pool(name)
-        is_local = name in {"inline", "threads", "async"}
+        is_local = name not in {"processes", "given"}
         if not is_local:
             for state in self._plan.functions.values():
                 prepare_module(getattr(state.function.call, "__module__", None) or "__main__")
         if name == "processes":
             pool.renew_functions()  # what they capture may have changed since the last run
-        lane = self._lanes[name] = Lane(name, pool, getattr(pool, "slots", 1), is_local)
+        slots = 1 if name == TRIAL else getattr(pool, "slots", 1)
+        lane = self._lanes[name] = Lane(name, pool, slots, is_local)
         return lane
 
     def _pool(self, name: str) -> Any:
@@ -329,6 +357,10 @@ class Scheduler:
             # Of this run alone: threads that wait for a run, of whatever a task started, must not
             # be those that this run needs.
             return ThreadPool(workers)
+        if name == WAITING:
+            return ThreadPool(workers or WAITERS)
+        if name == TRIAL:
+            return ThreadPool(WAITERS)
         if name == "processes":
             return shared.process_pool(workers, self._options.start_method)
         return _adapted(self._options.scheduler)
@@ -339,9 +371,13 @@ class Scheduler:
         lane.flights[flight] = None
         if self._observers.hear("on_task_start"):
             self._tell_task_start(lane, indices)
+        function: Callable[..., Any] = execute
+        if lane.name == TRIAL:
+            flight.trial = self._pilot.begin(batch)
+            function = flight.trial.run
         try:
             ticket = lane.pool.apply_async(
-                execute, (batch,), callback=flight.succeed, error_callback=flight.fail
+                function, (batch,), callback=flight.succeed, error_callback=flight.fail
             )
         except Exception as error:  # noqa: BLE001 - a pool of the user's may refuse in its own way
             flight.fail(error)
@@ -432,8 +468,10 @@ class Scheduler:
             self._judge.record(flight.indices, report)
         for index in plan.finish(flight.indices, report, self._clock()):
             self._expand(index, report.expanded[index], flight.lane)
+        if self._placement.scheduler == "auto":
+            # All in a batch of another lane are much the same.
+            self._pilot.consider(flight.indices if flight.trial else flight.indices[:1])
         if flight.lane.name == "processes":
-            self._settle_near(flight.indices)
             for value in report.values.values():
                 if type(value) is Held:
                     warn_of_disk(value.path)
@@ -453,6 +491,7 @@ class Scheduler:
             guilty = indices[0]
         state = self._plan.state(guilty)
         if isinstance(error, NotPicklable) and self._may_stay_here(state, error):
+            self._placement.stay(state.function)
             self._plan.change_lane(state.function, "threads")
             self._plan.lose(indices)
             return
@@ -472,17 +511,6 @@ class Scheduler:
             and self._placement.is_free(state.function)
             and not error.path.startswith("result")
         )
-
-    def _settle_near(self, indices: list[int]) -> None:
-        """Make calls here that turned out to cost less than sending them."""
-        state = self._plan.state(indices[0])
-        if (
-            state.timing.calls >= TINY_AFTER
-            and state.timing.seconds < TINY * state.timing.calls
-            and state.lane == "processes"
-            and self._placement.is_free(state.function)
-        ):
-            self._plan.change_lane(state.function, "inline")
 
     def _expand(self, index: int, returned: object, lane: Lane) -> None:
         """Let the delayed value that a task returned be computed in its place."""
@@ -610,7 +638,10 @@ class Scheduler:
         for lane in self._lanes.values():
             tickets = [ticket for ticket in lane.flights.values() if ticket is not None]
             _cancel(lane.pool, tickets)
-            if lane.name in {"threads", "given"} and lane.pool is not self._options.scheduler:
+            if (
+                lane.name in {"threads", WAITING, TRIAL, "given"}
+                and lane.pool is not self._options.scheduler
+            ):
                 lane.pool.close()  # made for this run
         run = self.record
         run.seconds = self._clock() - self._begin

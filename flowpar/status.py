@@ -59,6 +59,44 @@ class Timing:
     moves: int = 0
     """Values that went into files."""
     moved_bytes: int = 0
+    cpu_seconds: float = 0.0
+    """Of the calls that took long enough to ask, with their own time."""
+    clocked_seconds: float = 0.0
+    looked_seconds: float = 0.0
+    """How long calls were watched, by a thread that held the GIL."""
+    free_seconds: float = 0.0
+    """CPU time that they used meanwhile, so without it."""
+    running_seconds: float = 0.0
+    """How long the first call has taken so far, if it has not ended."""
+    running_cpu: float = 0.0
+    weighed: int = 0
+    """Results that were pickled to see what that costs."""
+    pickle_seconds: float = 0.0
+    """What it cost, the last time."""
+
+    @property
+    def mean_seconds(self) -> float | None:
+        """How long a call takes; None: nobody knows."""
+        if self.calls:
+            return self.seconds / self.calls
+        # It has not ended: as likely as not it will take that long again.
+        return 2 * self.running_seconds or None
+
+    @property
+    def cpu_share(self) -> float | None:
+        """How much of a call's time it uses a CPU, from 0 to 1; None: nobody knows."""
+        if self.clocked_seconds:
+            return self.cpu_seconds / self.clocked_seconds
+        if self.running_seconds and not self.calls:
+            return self.running_cpu / self.running_seconds
+        return None
+
+    @property
+    def free_share(self) -> float | None:
+        """In how much of its CPU time it lets other threads compute; None: nobody knows."""
+        if not self.looked_seconds:
+            return None
+        return min(1.0, self.free_seconds / self.looked_seconds / max(self.cpu_share or 1.0, 0.1))
 
     @property
     def moving_seconds(self) -> float:
@@ -93,6 +131,11 @@ class FunctionState:
     failed: int = 0
     skipped: int = 0
     timing: Timing = field(default_factory=Timing)
+
+    @property
+    def left(self) -> int:
+        """How many of its tasks have not ended."""
+        return self.total - self.done - self.cached - self.failed - self.skipped
 
     def counts(self, running: int = 0) -> Counts:
         """Return how many of its tasks are where."""

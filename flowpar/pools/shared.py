@@ -39,6 +39,12 @@ def process_pool(workers: int | None, start_method: str) -> Any:
     return _get(kind, lambda: ProcessPool(workers, start_method=start_method))
 
 
+def has_processes(workers: int | None, start_method: str) -> bool:
+    """Return whether there is a process pool of this size and kind that has workers."""
+    pool = _pools.get((os.getpid(), "processes", workers, start_method))
+    return pool is not None and not pool.closed and bool(pool.pids())
+
+
 class _Surroundings:
     """What workers take over from this process when they start."""
 

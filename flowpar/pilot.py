@@ -1,0 +1,99 @@
+"""Moves the functions of a run to where their calls are made best, as that becomes known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from flowpar.placement import START_SECONDS, TRIAL, Choice, Placement
+from flowpar.planner import Plan
+from flowpar.pools.transport import Batch
+from flowpar.status import FunctionState
+from flowpar.trial import Trial
+
+
+class Pilot:
+    """Watches trials, and changes lanes; for the thread that runs the scheduler.
+
+    Parameters
+    ----------
+    plan
+        Of the run.
+    placement
+        Decides.
+    has_processes
+        Returns whether there are worker processes already.
+
+    Attributes
+    ----------
+    choices
+        By name of a function: where its calls are made, and why.
+    """
+
+    def __init__(self, plan: Plan, placement: Placement, has_processes: Callable[[], bool]) -> None:
+        self.choices: dict[str, Choice] = {}
+        self._plan = plan
+        self._placement = placement
+        self._has_processes = has_processes
+        self._trials: list[Trial] = []
+        self._next_look: dict[int, int] = {}
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether there is a trial that is not known well enough."""
+        return bool(self._trials)
+
+    def begin(self, batch: Batch) -> Trial:
+        """Return what watches a batch of the trial lane while it runs."""
+        timings = {number: self._plan.functions[number].timing for number in batch.functions}
+        trial = Trial(batch, timings)
+        self._trials.append(trial)
+        return trial
+
+    def end(self, trial: Trial) -> None:
+        """Watch a trial no more."""
+        if trial in self._trials:
+            self._trials.remove(trial)
+
+    def watch(self) -> list[Trial]:
+        """Look at what is tried; return what has become known that still runs."""
+        for trial in self._trials:
+            trial.look()
+        known = [trial for trial in self._trials if trial.is_known]
+        for trial in known:
+            self._trials.remove(trial)
+            for number in trial.numbers:
+                self._choose(self._plan.functions[number])
+        return known
+
+    def consider(self, indices: Iterable[int]) -> None:
+        """Look at the functions of some tasks again; at each the less often the more is known."""
+        for state in {id(state): state for state in map(self._plan.state, indices)}.values():
+            number = state.function.number
+            if state.timing.calls >= self._next_look.get(number, 1):
+                self._next_look[number] = 2 * state.timing.calls
+                self._choose(state)
+
+    def settle_known(self) -> None:
+        """Move the functions at once that are known from another run."""
+        for state in self._plan.functions.values():
+            if state.lane == TRIAL and state.timing.mean_seconds is not None:
+                self._choose(state)
+
+    def _choose(self, state: FunctionState) -> None:
+        if not self._placement.is_free(state.function):
+            return
+        choice = self._placement.choose(
+            state,
+            left=state.left,
+            other_seconds=sum(
+                other.left * (other.timing.mean_seconds or 0.0)
+                for other in self._plan.functions.values()
+                if other is not state and other.lane in {TRIAL, "inline", "processes"}
+            ),
+            start_seconds=0.0 if self._has_processes() else START_SECONDS,
+        )
+        if choice is None:
+            return
+        self.choices[state.function.name] = choice
+        if choice.lane != state.lane:
+            self._plan.change_lane(state.function, choice.lane)

@@ -1,0 +1,116 @@
+"""Watches the calls of a function that nothing is known of, while a thread makes them.
+
+Who holds the GIL cannot be asked, but it can be seen: while this thread computes, and so has the
+GIL itself, another one whose CPU clock goes on does without it. Short looks of this kind, some
+milliseconds apart, tell code that computes in Python from code that computes elsewhere; and CPU time
+beside the time that has passed tells both from code that waits.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Final
+
+from flowpar.pickling import dump_apart
+from flowpar.pools.transport import PLAIN, Batch, Report
+from flowpar.pools.worker import execute
+from flowpar.status import Timing
+
+LOOK_SECONDS: Final = 0.0002
+"""How long one look takes: long beside the clocks' steps, short beside the 5 ms after which Python
+hands the GIL to who waits for it."""
+
+LOOK_EVERY: Final = 0.001
+
+LOOKS: Final = 3
+"""After so many, a call that has not ended is known well enough."""
+
+LONG_SECONDS: Final = 0.005
+"""A call that takes no longer is not looked at alone, but with others of its kind."""
+
+WEIGHED_FROM: Final = 2e-5
+"""Seconds; the result of a quicker call is not pickled to see what that costs."""
+
+
+class Trial:
+    """One batch that is watched.
+
+    Attributes
+    ----------
+    is_known
+        Whether what was seen will do, though the batch may not have ended.
+    numbers
+        Of the functions that are called.
+    """
+
+    def __init__(self, batch: Batch, timings: dict[int, Timing]) -> None:
+        self.is_known = False
+        self.numbers = tuple(timings)
+        self._batch = batch
+        self._timings = timings
+        self._position = [-1]
+        self._clock: int | None = None
+        self._begun = self._cpu_begun = 0.0
+        self._looks = 0
+
+    def run(self, batch: Batch) -> Report:
+        """Make the calls of the batch, in a thread."""
+        self._begun, self._cpu_begun = time.perf_counter(), time.thread_time()
+        if hasattr(time, "pthread_getcpuclockid"):  # not on macOS
+            self._clock = time.pthread_getcpuclockid(threading.get_ident())
+        report = execute(batch, self._position)
+        self._clock = None
+        self._weigh(report)
+        return report
+
+    def look(self) -> None:
+        """See what the thread does just now; takes `LOOK_SECONDS` of this thread's time."""
+        clock, position = self._clock, self._position[0]
+        if clock is None or position < 0 or self.is_known:
+            return
+        try:
+            before = time.clock_gettime(clock)
+            until = (begun := time.perf_counter()) + LOOK_SECONDS
+            while time.perf_counter() < until:
+                pass
+            after = time.clock_gettime(clock)
+        except OSError:  # the thread has ended
+            return
+        if self._position[0] != position:
+            return
+        now = time.perf_counter()
+        timing = self._timings[self._batch.calls[position][1]]
+        timing.looked_seconds += now - begun
+        timing.free_seconds += after - before
+        self._looks += 1
+        if self._looks >= LOOKS and now - self._begun > LONG_SECONDS:
+            self._note(timing, now - self._begun, after - self._cpu_begun)
+
+    def _note(self, timing: Timing, seconds: float, cpu_seconds: float) -> None:
+        """Take what was seen of a call that goes on for what is known of its function."""
+        self.is_known = True
+        if len(self._batch.calls) == 1:
+            timing.running_seconds = seconds
+            timing.running_cpu = cpu_seconds
+
+    def _weigh(self, report: Report) -> None:
+        """Measure what it would cost to send the results."""
+        times = [
+            end - start
+            for start, end in zip([report.start, *report.ends], report.ends, strict=False)
+        ]
+        if len(times) != len(self._batch.calls):
+            return  # some failed: the next batch will tell
+        for (index, number, *_), seconds in zip(self._batch.calls, times, strict=True):
+            value = report.values.get(index)
+            if seconds < WEIGHED_FROM or type(value) in PLAIN or self._timings[number].weighed:
+                continue
+            begun = time.perf_counter()
+            try:
+                dump_apart(value)
+            except Exception:  # noqa: BLE001, S112 - if it cannot be sent, that shows where it is
+                continue
+            timing = self._timings[number]
+            timing.weighed += 1
+            timing.pickle_seconds = time.perf_counter() - begun
