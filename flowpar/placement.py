@@ -17,7 +17,7 @@ from typing import Final
 
 from flowpar.pickling import dumps
 from flowpar.pools.resources import cpu_count
-from flowpar.status import FunctionState, Timing
+from flowpar.status import FunctionState
 from flowpar.task import Function
 
 TRIAL: Final = "trial"
@@ -26,8 +26,8 @@ TRIAL: Final = "trial"
 WAITING: Final = "waiting"
 """The lane of functions that wait more than they compute."""
 
-WAITERS: Final = 32
-"""Threads for what waits; fewer if the user says how many workers there are."""
+THREADED: Final[dict[str, int | None]] = {"threads": None, WAITING: 32, TRIAL: 32}
+"""Lanes of threads, with how many there are if the user does not say; None: as many as CPUs."""
 
 TINY_SECONDS: Final = 5e-6
 """A call that takes less costs more to hand to a thread than to make."""
@@ -35,7 +35,7 @@ TINY_SECONDS: Final = 5e-6
 INLINE_SECONDS: Final = 0.05
 """A longer call would keep the thread that runs everything from its other work."""
 
-KNOWN_AFTER_SECONDS: Final = 0.002
+KNOWN_AFTER_SECONDS: Final = 0.02
 """What a function was watched for until we believe what we saw."""
 
 WAITS_BELOW: Final = 0.5
@@ -97,15 +97,13 @@ class Placement:
             return "inline"
         if function.policy.pool is not None:
             return function.policy.pool
-        if function.is_coroutine:
-            return "async"
-        if function.is_cheap:
-            return "inline"
+        if function.is_coroutine or function.is_cheap:
+            return "async" if function.is_coroutine else "inline"
+        if self.is_free(function):
+            return TRIAL
         if self.scheduler != "auto":
             return self.scheduler
-        if function.policy.timeout is not None or self._is_seeded:
-            return "processes" if self.travels(function) else "threads"
-        return TRIAL
+        return "processes" if self.travels(function) else "threads"
 
     def is_free(self, function: Function) -> bool:
         """Return whether flowpar chose the lane, and may choose another."""
@@ -147,7 +145,7 @@ class Placement:
         """
         timing = state.timing
         each = timing.mean_seconds
-        if each is None:
+        if each is None or not left:
             return None
         if each < TINY_SECONDS and timing.calls > 1:
             return Choice("inline", f"{_time(each)} a call: less than sending it")
@@ -157,35 +155,32 @@ class Placement:
         if timing.free_share is not None and timing.free_share > FREE_ABOVE:
             share = f"without the GIL for {timing.free_share:.0%} of {_time(each)} a call"
             return Choice("threads", f"it computes {share}")
-        if timing.free_share is None and timing.seconds < KNOWN_AFTER_SECONDS and left > 1:
-            return None
-        return self._share_out(state.function, timing, left, other_seconds, start_seconds)
+        is_known = timing.is_looked_at or timing.seconds >= KNOWN_AFTER_SECONDS or left == 1
+        why = self._why_not_processes(state, left * each, other_seconds, start_seconds)
+        return self._for_python(each, why) if is_known else None
 
-    def _share_out(
-        self,
-        function: Function,
-        timing: Timing,
-        left: int,
-        other_seconds: float,
-        start_seconds: float,
-    ) -> Choice:
-        """Return whether processes pay for a function that computes, and lets nobody else."""
-        each = timing.mean_seconds or 0.0
-        moving = 2 * timing.pickle_seconds
-        here = left * each
-        there = left * max(SENDING_SECONDS, (each + moving) / self._workers)
+    @staticmethod
+    def _for_python(each: float, why_not_processes: str) -> Choice:
+        """Return where calls go that compute, and let nobody else meanwhile."""
+        text = f"it holds the GIL in {_time(each)} a call"
+        if not why_not_processes:
+            return Choice("processes", text)
+        lane = "inline" if each < INLINE_SECONDS else "threads"
+        return Choice(lane, f"{text}{why_not_processes}")
+
+    def _why_not_processes(
+        self, state: FunctionState, here: float, other_seconds: float, start_seconds: float
+    ) -> str:
+        """Return why processes would not be faster for what takes so long here; empty: they are."""
+        each, moving = state.timing.mean_seconds or 0.0, state.timing.moving_seconds
+        there = here / each * max(SENDING_SECONDS, (each + moving) / self._workers)
+        if here <= LEAST_GAIN * there:
+            return f", and moving what it takes and gives {_time(SENDING_SECONDS + moving)}"
         # Others share the cost of the start.
         spared = other_seconds * (1 - 1 / self._workers)
-        text = f"it holds the GIL in {_time(each)} a call"
-        if here + spared > LEAST_GAIN * (there + start_seconds) and here > LEAST_GAIN * there:
-            if self.travels(function):
-                return Choice("processes", text)
-            text += ", and cannot be sent to a process"
-        elif here <= LEAST_GAIN * there:
-            text += f", and sending one takes {_time(SENDING_SECONDS + moving)}"
-        else:
-            text += f": {_time(here)} are left, too little to start processes for"
-        return Choice("inline" if each < INLINE_SECONDS else "threads", text)
+        if here + spared <= LEAST_GAIN * (there + start_seconds):
+            return f": {_time(here)} are left, too little to start processes for"
+        return "" if self.travels(state.function) else ", and cannot be sent to a process"
 
 
 def _travels(function: Function) -> bool:

@@ -34,12 +34,13 @@ from flowpar.events import Observers, Progressed, RunEnded, RunStarted, TaskEnde
 from flowpar.graph import Graph
 from flowpar.notes import describe
 from flowpar.pilot import Pilot
-from flowpar.placement import TRIAL, WAITERS, WAITING, Placement
+from flowpar.placement import THREADED, TRIAL, WAITING, Placement
 from flowpar.planner import Plan
-from flowpar.pools import shared, worker
+from flowpar.pools import native, shared, worker
 from flowpar.pools.depot import Held
 from flowpar.pools.failures import text_of
 from flowpar.pools.home import seal, warn_of_disk
+from flowpar.pools.resources import cpu_count
 from flowpar.pools.serial import SerialPool
 from flowpar.pools.threads import ThreadPool
 from flowpar.pools.transport import (
@@ -152,6 +153,7 @@ class Scheduler:
         self._cancelled = threading.Event()
         self.deliver: Callable[[Any], object] | None = None
         """Given the value of each target as it is there; the run then lets go of it."""
+        self._is_native_limited: bool | None = None
         self._begin = self._last_tick = clock()
         self._final: BaseException | None = None
         self.record = Run(graph, self._plan, self._ledger)
@@ -240,6 +242,7 @@ class Scheduler:
 
     def _watch(self) -> None:
         """Look at what is tried; what is known well enough makes room for the next."""
+        self._limit_native()
         for trial in self._pilot.watch():
             for flight in self._lanes[TRIAL].flights:
                 if flight.trial is trial:
@@ -343,9 +346,16 @@ class Scheduler:
                 prepare_module(getattr(state.function.call, "__module__", None) or "__main__")
         if name == "processes":
             pool.renew_functions()  # what they capture may have changed since the last run
+        if name in {"threads", WAITING}:
+            self._limit_native()
         slots = 1 if name == TRIAL else getattr(pool, "slots", 1)
         lane = self._lanes[name] = Lane(name, pool, slots, is_local)
         return lane
+
+    def _limit_native(self) -> None:
+        """Have BLAS and its like start no more threads than ours leave CPUs for."""
+        if self._is_native_limited is None:
+            self._is_native_limited = native.limit(self._options.workers or cpu_count())
 
     def _pool(self, name: str) -> Any:
         workers = self._options.workers
@@ -353,14 +363,10 @@ class Scheduler:
             return SerialPool()
         if name == "async":
             return shared.coroutine_pool()
-        if name == "threads":
+        if name in THREADED:
             # Of this run alone: threads that wait for a run, of whatever a task started, must not
             # be those that this run needs.
-            return ThreadPool(workers)
-        if name == WAITING:
-            return ThreadPool(workers or WAITERS)
-        if name == TRIAL:
-            return ThreadPool(WAITERS)
+            return ThreadPool(THREADED[name] if workers is None or name == TRIAL else workers)
         if name == "processes":
             return shared.process_pool(workers, self._options.start_method)
         return _adapted(self._options.scheduler)
@@ -635,13 +641,12 @@ class Scheduler:
         """Stop what still runs, and close the record."""
         if self._judge is not None:
             self._judge.close()
+        if self._is_native_limited:
+            native.release()
         for lane in self._lanes.values():
             tickets = [ticket for ticket in lane.flights.values() if ticket is not None]
             _cancel(lane.pool, tickets)
-            if (
-                lane.name in {"threads", WAITING, TRIAL, "given"}
-                and lane.pool is not self._options.scheduler
-            ):
+            if lane.name in {*THREADED, "given"} and lane.pool is not self._options.scheduler:
                 lane.pool.close()  # made for this run
         run = self.record
         run.seconds = self._clock() - self._begin

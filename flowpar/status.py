@@ -46,6 +46,9 @@ MOVES: Final = frozenset(
 )
 """The only moves that a task may make."""
 
+LEAST_LOOKED_SECONDS: Final = 0.0003
+"""More than one look takes."""
+
 MOVING_SECONDS: Final = 6e-10
 """A byte: writing 64 MB into a file of shared memory takes 30 ms, and mapping it another 9."""
 
@@ -70,9 +73,11 @@ class Timing:
     """How long the first call has taken so far, if it has not ended."""
     running_cpu: float = 0.0
     weighed: int = 0
-    """Results that were pickled to see what that costs."""
+    """Calls whose values were weighed: what they would cost to move."""
     pickle_seconds: float = 0.0
-    """What it cost, the last time."""
+    """What pickling the results of those took, without the copying of large buffers."""
+    weighed_bytes: int = 0
+    """Large buffers in what they took and gave."""
 
     @property
     def mean_seconds(self) -> float | None:
@@ -94,14 +99,24 @@ class Timing:
     @property
     def free_share(self) -> float | None:
         """In how much of its CPU time it lets other threads compute; None: nobody knows."""
-        if not self.looked_seconds:
+        if not self.is_looked_at:
             return None
         return min(1.0, self.free_seconds / self.looked_seconds / max(self.cpu_share or 1.0, 0.1))
 
     @property
+    def is_looked_at(self) -> bool:
+        """Whether it was watched often enough to say what it does."""
+        return self.looked_seconds > LEAST_LOOKED_SECONDS
+
+    @property
     def moving_seconds(self) -> float:
-        """What it costs, about, to write such a value and to map it elsewhere."""
-        return MOVING_SECONDS * self.moved_bytes / self.moves if self.moves else 0.0
+        """What it costs, about, to move what a call takes and gives to another process."""
+        if self.moves:
+            return MOVING_SECONDS * self.moved_bytes / self.moves
+        if self.weighed:
+            pickling = 2 * self.pickle_seconds  # and loading it again
+            return (pickling + MOVING_SECONDS * self.weighed_bytes) / self.weighed
+        return 0.0
 
 
 @dataclass(slots=True, eq=False)

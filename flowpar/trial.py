@@ -2,8 +2,8 @@
 
 Who holds the GIL cannot be asked, but it can be seen: while this thread computes, and so has the
 GIL itself, another one whose CPU clock goes on does without it. Short looks of this kind, some
-milliseconds apart, tell code that computes in Python from code that computes elsewhere; and CPU time
-beside the time that has passed tells both from code that waits.
+milliseconds apart, tell code that computes in Python from code that computes elsewhere; and CPU
+time beside the time that has passed tells both from code that waits.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import time
 from typing import Final
 
 from flowpar.pickling import dump_apart
-from flowpar.pools.transport import PLAIN, Batch, Report
+from flowpar.pools.transport import PLAIN, Batch, Report, references
 from flowpar.pools.worker import execute
 from flowpar.status import Timing
+from flowpar.task import Call
 
 LOOK_SECONDS: Final = 0.0002
 """How long one look takes: long beside the clocks' steps, short beside the 5 ms after which Python
@@ -30,7 +31,10 @@ LONG_SECONDS: Final = 0.005
 """A call that takes no longer is not looked at alone, but with others of its kind."""
 
 WEIGHED_FROM: Final = 2e-5
-"""Seconds; the result of a quicker call is not pickled to see what that costs."""
+"""Seconds; the values of a quicker call are not weighed."""
+
+MOST_WEIGHED: Final = 3
+"""Calls of a function that are."""
 
 
 class Trial:
@@ -95,22 +99,31 @@ class Trial:
             timing.running_cpu = cpu_seconds
 
     def _weigh(self, report: Report) -> None:
-        """Measure what it would cost to send the results."""
-        times = [
-            end - start
-            for start, end in zip([report.start, *report.ends], report.ends, strict=False)
-        ]
-        if len(times) != len(self._batch.calls):
-            return  # some failed: the next batch will tell
-        for (index, number, *_), seconds in zip(self._batch.calls, times, strict=True):
-            value = report.values.get(index)
-            if seconds < WEIGHED_FROM or type(value) in PLAIN or self._timings[number].weighed:
-                continue
-            begun = time.perf_counter()
-            try:
-                dump_apart(value)
-            except Exception:  # noqa: BLE001, S112 - if it cannot be sent, that shows where it is
-                continue
-            timing = self._timings[number]
-            timing.weighed += 1
-            timing.pickle_seconds = time.perf_counter() - begun
+        """Measure what it would cost to move what the calls took and gave."""
+        if report.failed or report.unstarted:
+            return  # the next batch will tell
+        starts = [report.start, *report.ends]
+        for call, start, end in zip(self._batch.calls, starts, report.ends, strict=False):
+            timing = self._timings[call[1]]
+            if end - start >= WEIGHED_FROM and timing.weighed < MOST_WEIGHED:
+                self._weigh_one(timing, call, report.values.get(call[0]))
+
+    def _weigh_one(self, timing: Timing, call: Call, result: object) -> None:
+        timing.weighed += 1
+        inputs = self._batch.inputs
+        timing.weighed_bytes += sum(_bytes(inputs.get(need)) for need in references(call))
+        if type(result) in PLAIN:
+            return
+        begun = time.perf_counter()
+        try:
+            _, buffers = dump_apart(result)
+        except Exception:  # noqa: BLE001 - that it cannot be sent shows when it is
+            return
+        timing.pickle_seconds += time.perf_counter() - begun
+        timing.weighed_bytes += sum(buffer.raw().nbytes for buffer in buffers)
+
+
+def _bytes(value: object) -> int:
+    """Return the size of an array, or of what is like one."""
+    size = getattr(value, "nbytes", 0)
+    return size if isinstance(size, int) else 0
