@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from flowpar.experience import remember
 from flowpar.placement import START_SECONDS, TRIAL, Choice, Placement
 from flowpar.planner import Plan
 from flowpar.pools.transport import Batch
@@ -36,6 +37,8 @@ class Pilot:
         self._has_processes = has_processes
         self._trials: list[Trial] = []
         self._next_look: dict[int, int] = {}
+        self._misled: set[int] = set()
+        """Functions, by number, whose last call took the time of its imports."""
 
     @property
     def is_watching(self) -> bool:
@@ -50,9 +53,11 @@ class Pilot:
         return trial
 
     def end(self, trial: Trial) -> None:
-        """Watch a trial no more."""
+        """Watch a trial no more; its report comes next."""
         if trial in self._trials:
             self._trials.remove(trial)
+        if trial.imports:
+            self._misled.update(trial.numbers)
 
     def watch(self) -> list[Trial]:
         """Look at what is tried; return what has become known that still runs."""
@@ -69,15 +74,18 @@ class Pilot:
         """Look at the functions of some tasks again; at each the less often the more is known."""
         for state in {id(state): state for state in map(self._plan.state, indices)}.values():
             number = state.function.number
+            if number in self._misled:
+                self._misled.discard(number)
+                state.timing.forget_times()
             if state.timing.calls >= self._next_look.get(number, 1):
                 self._next_look[number] = 2 * state.timing.calls
                 self._choose(state)
 
-    def settle_known(self) -> None:
-        """Move the functions at once that are known from another run."""
+    def close(self) -> None:
+        """Remember for the next run what this one has shown."""
         for state in self._plan.functions.values():
-            if state.lane == TRIAL and state.timing.mean_seconds is not None:
-                self._choose(state)
+            if self._placement.is_free(state.function):
+                remember(state.function, state.timing)
 
     def _choose(self, state: FunctionState) -> None:
         if not self._placement.is_free(state.function):

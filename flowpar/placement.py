@@ -149,15 +149,16 @@ class Placement:
             return None
         if each < TINY_SECONDS and timing.calls > 1:
             return Choice("inline", f"{_time(each)} a call: less than sending it")
-        if timing.cpu_share is not None and timing.cpu_share < WAITS_BELOW:
-            share = f"{timing.cpu_share:.0%} CPU in {_time(each)} a call"
-            return Choice(WAITING, f"it waits: {share}")
-        if timing.free_share is not None and timing.free_share > FREE_ABOVE:
+        if not (timing.is_looked_at or timing.seconds >= KNOWN_AFTER_SECONDS or left == 1):
+            return None
+        if timing.free_share > FREE_ABOVE:
             share = f"without the GIL for {timing.free_share:.0%} of {_time(each)} a call"
             return Choice("threads", f"it computes {share}")
-        is_known = timing.is_looked_at or timing.seconds >= KNOWN_AFTER_SECONDS or left == 1
+        if timing.cpu_share < WAITS_BELOW:
+            share = f"{timing.cpu_share:.0%} CPU in {_time(each)} a call"
+            return Choice(WAITING, f"it waits: {share}")
         why = self._why_not_processes(state, left * each, other_seconds, start_seconds)
-        return self._for_python(each, why) if is_known else None
+        return self._for_python(each, why)
 
     @staticmethod
     def _for_python(each: float, why_not_processes: str) -> Choice:

@@ -95,6 +95,8 @@ class Plan:
     fetch
         Returns the value of a task that is cached, or something that stands for it, or None; not
         None itself: the run has a cache, and tasks that are ready are to be judged first.
+    timing_of
+        Returns what is known of a function from before.
 
     Attributes
     ----------
@@ -125,6 +127,7 @@ class Plan:
         limits: Mapping[str, float] | None = None,
         rng: random.Random | None = None,
         fetch: Callable[[int], object | None] | None = None,
+        timing_of: Callable[[Function], Timing] = lambda _: Timing(),
     ) -> None:
         self.graph = graph
         self.values: dict[int, Any] = {}
@@ -152,7 +155,8 @@ class Plan:
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._ready: dict[str, list[int]] = {}
         self._later: list[tuple[float, int]] = []
-        self._timings: dict[int, Timing] = collections.defaultdict(Timing)
+        self._timing_of = timing_of
+        self._timings: dict[int, Timing] = {}
         self._resting: dict[int, float] = {}
         self._alone: set[int] = set()
         self._alias: dict[int, int] = {}
@@ -846,11 +850,18 @@ class Plan:
             rides=function.is_cheap and function.policy.pool is None,
             limited=bool(function.policy.limit),
             keeps=not function.policy.pure,
-            timing=self._timings[code_of(function.call)],
+            timing=self._timing(function),
         )
         self.functions[function.number] = state
         self._is_prioritised |= bool(state.priority)
         return state
+
+    def _timing(self, function: Function) -> Timing:
+        code = code_of(function.call)
+        timing = self._timings.get(code)
+        if timing is None:
+            timing = self._timings[code] = self._timing_of(function)
+        return timing
 
     def _take_constant(self, index: int) -> None:
         self.status[index] = DONE

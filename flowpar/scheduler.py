@@ -31,6 +31,7 @@ from flowpar.errors import (
     add_note,
 )
 from flowpar.events import Observers, Progressed, RunEnded, RunStarted, TaskEnded, TaskStarted
+from flowpar.experience import recall
 from flowpar.graph import Graph
 from flowpar.notes import describe
 from flowpar.pilot import Pilot
@@ -141,6 +142,7 @@ class Scheduler:
             lane_of=self._placement.lane_of,
             limits=options.limits,
             fetch=None if self._judge is None else self._judge.fetch,
+            timing_of=recall,
         )
         self._observers = Observers([*observers, *options.observers], _warn)
         if self._observers.hear("on_task_end"):
@@ -641,6 +643,7 @@ class Scheduler:
         """Stop what still runs, and close the record."""
         if self._judge is not None:
             self._judge.close()
+        self._pilot.close()
         if self._is_native_limited:
             native.release()
         for lane in self._lanes.values():

@@ -46,8 +46,8 @@ MOVES: Final = frozenset(
 )
 """The only moves that a task may make."""
 
-LEAST_LOOKED_SECONDS: Final = 0.0003
-"""More than one look takes."""
+LEAST_LOOKS: Final = 2
+"""After so many, what a function does is known."""
 
 MOVING_SECONDS: Final = 6e-10
 """A byte: writing 64 MB into a file of shared memory takes 30 ms, and mapping it another 9."""
@@ -65,10 +65,10 @@ class Timing:
     cpu_seconds: float = 0.0
     """Of the calls that took long enough to ask, with their own time."""
     clocked_seconds: float = 0.0
-    looked_seconds: float = 0.0
-    """How long calls were watched, by a thread that held the GIL."""
-    free_seconds: float = 0.0
-    """CPU time that they used meanwhile, so without it."""
+    looks: int = 0
+    """How often calls were looked at, by a thread that held the GIL."""
+    free_looks: int = 0
+    """How often they computed, so without it."""
     running_seconds: float = 0.0
     """How long the first call has taken so far, if it has not ended."""
     running_cpu: float = 0.0
@@ -79,6 +79,25 @@ class Timing:
     weighed_bytes: int = 0
     """Large buffers in what they took and gave."""
 
+    def forget_times(self) -> None:
+        """Begin anew with how long calls take."""
+        self.calls, self.seconds, self.cpu_seconds, self.clocked_seconds = 0, 0.0, 0.0, 0.0
+        self.running_seconds = self.running_cpu = 0.0
+
+    def habits(self) -> Timing:
+        """Return what holds for other calls, too: how a CPU is used, and what moving costs."""
+        return Timing(
+            moves=self.moves,
+            moved_bytes=self.moved_bytes,
+            cpu_seconds=self.cpu_seconds,
+            clocked_seconds=self.clocked_seconds,
+            looks=self.looks,
+            free_looks=self.free_looks,
+            weighed=self.weighed,
+            pickle_seconds=self.pickle_seconds,
+            weighed_bytes=self.weighed_bytes,
+        )
+
     @property
     def mean_seconds(self) -> float | None:
         """How long a call takes; None: nobody knows."""
@@ -88,25 +107,23 @@ class Timing:
         return 2 * self.running_seconds or None
 
     @property
-    def cpu_share(self) -> float | None:
-        """How much of a call's time it uses a CPU, from 0 to 1; None: nobody knows."""
+    def cpu_share(self) -> float:
+        """How much of a call's time it uses a CPU, from 0 to 1; 1 if nobody knows."""
         if self.clocked_seconds:
             return self.cpu_seconds / self.clocked_seconds
         if self.running_seconds and not self.calls:
             return self.running_cpu / self.running_seconds
-        return None
+        return 1.0
 
     @property
-    def free_share(self) -> float | None:
-        """In how much of its CPU time it lets other threads compute; None: nobody knows."""
-        if not self.is_looked_at:
-            return None
-        return min(1.0, self.free_seconds / self.looked_seconds / max(self.cpu_share or 1.0, 0.1))
+    def free_share(self) -> float:
+        """How often it computed when it was looked at, from 0 to 1; 0 if nobody knows."""
+        return self.free_looks / self.looks if self.looks else 0.0
 
     @property
     def is_looked_at(self) -> bool:
         """Whether it was watched often enough to say what it does."""
-        return self.looked_seconds > LEAST_LOOKED_SECONDS
+        return self.looks >= LEAST_LOOKS
 
     @property
     def moving_seconds(self) -> float:

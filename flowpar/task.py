@@ -215,11 +215,16 @@ class _Arity:
 
 def code_of(call: Any) -> int:
     """Return a number that stands for the code of a callable: the same for closures of one def."""
+    return id(code_object(call))
+
+
+def code_object(call: Any) -> object:
+    """Return the code of a callable, or what stands for it."""
     while isinstance(call, functools.partial):
         call = call.func
     if isinstance(call, types.MethodType):
         call = call.__func__
-    return id(call.__code__ if isinstance(call, types.FunctionType) else call)
+    return call.__code__ if isinstance(call, types.FunctionType) else call
 
 
 def name_of(call: object) -> str:

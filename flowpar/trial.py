@@ -1,26 +1,22 @@
 """Watches the calls of a function that nothing is known of, while a thread makes them.
 
-Who holds the GIL cannot be asked, but it can be seen: while this thread computes, and so has the
-GIL itself, another one whose CPU clock goes on does without it. Short looks of this kind, some
-milliseconds apart, tell code that computes in Python from code that computes elsewhere; and CPU
-time beside the time that has passed tells both from code that waits.
+Who holds the GIL cannot be asked, but it can be seen: while this thread has it, another one that
+computes does so without it; one that wants it sleeps. Short looks of this kind, a millisecond
+apart, tell code that computes in Python from code that computes elsewhere; and CPU time beside the
+time that has passed tells both from code that waits.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import Final
 
+from flowpar.gil import Watched
 from flowpar.pickling import dump_apart
 from flowpar.pools.transport import PLAIN, Batch, Report, references
 from flowpar.pools.worker import execute
 from flowpar.status import Timing
 from flowpar.task import Call
-
-LOOK_SECONDS: Final = 0.0002
-"""How long one look takes: long beside the clocks' steps, short beside the 5 ms after which Python
-hands the GIL to who waits for it."""
 
 LOOK_EVERY: Final = 0.001
 
@@ -46,6 +42,9 @@ class Trial:
         Whether what was seen will do, though the batch may not have ended.
     numbers
         Of the functions that are called.
+    imports
+        Whether a call was seen to import modules: its time says nothing of others, and until it is
+        done no other may start, as modules that import each other cannot be imported by two.
     """
 
     def __init__(self, batch: Batch, timings: dict[int, Timing]) -> None:
@@ -54,42 +53,43 @@ class Trial:
         self._batch = batch
         self._timings = timings
         self._position = [-1]
-        self._clock: int | None = None
+        self._watched: Watched | None = None
+        self.imports = False
         self._begun = self._cpu_begun = 0.0
         self._looks = 0
 
     def run(self, batch: Batch) -> Report:
         """Make the calls of the batch, in a thread."""
         self._begun, self._cpu_begun = time.perf_counter(), time.thread_time()
-        if hasattr(time, "pthread_getcpuclockid"):  # not on macOS
-            self._clock = time.pthread_getcpuclockid(threading.get_ident())
-        report = execute(batch, self._position)
-        self._clock = None
+        self._watched = watched = Watched()
+        try:
+            report = execute(batch, self._position)
+        finally:
+            self._watched = None
+            watched.close()
         self._weigh(report)
         return report
 
     def look(self) -> None:
-        """See what the thread does just now; takes `LOOK_SECONDS` of this thread's time."""
-        clock, position = self._clock, self._position[0]
-        if clock is None or position < 0 or self.is_known:
+        """See what the thread does just now."""
+        watched, position = self._watched, self._position[0]
+        if watched is None or position < 0 or self.is_known:
             return
-        try:
-            before = time.clock_gettime(clock)
-            until = (begun := time.perf_counter()) + LOOK_SECONDS
-            while time.perf_counter() < until:
-                pass
-            after = time.clock_gettime(clock)
-        except OSError:  # the thread has ended
+        cpu = watched.cpu_seconds()
+        if watched.is_importing():
+            self.imports = True
+            self._begun, self._cpu_begun = time.perf_counter(), cpu or 0.0
             return
-        if self._position[0] != position:
+        is_free = watched.computes()
+        if cpu is None or is_free is None or self._position[0] != position:
             return
-        now = time.perf_counter()
         timing = self._timings[self._batch.calls[position][1]]
-        timing.looked_seconds += now - begun
-        timing.free_seconds += after - before
+        timing.looks += 1
+        timing.free_looks += is_free
         self._looks += 1
+        now = time.perf_counter()
         if self._looks >= LOOKS and now - self._begun > LONG_SECONDS:
-            self._note(timing, now - self._begun, after - self._cpu_begun)
+            self._note(timing, now - self._begun, cpu - self._cpu_begun)
 
     def _note(self, timing: Timing, seconds: float, cpu_seconds: float) -> None:
         """Take what was seen of a call that goes on for what is known of its function."""

@@ -1,0 +1,132 @@
+"""Under "auto", what the first calls of a function show decides where the others are made."""
+
+import hashlib
+import os
+import threading
+import time
+import zlib
+
+import numpy as np
+import pytest
+
+import flowpar
+from flowpar import delayed, experience
+from flowpar.pools import shared
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known():
+    experience.forget()
+    yield
+    experience.forget()
+
+
+def run(targets, **options):
+    return flowpar.run(targets, scheduler="auto", workers=2, **options)
+
+
+def lanes(done):
+    return {name: choice.lane for name, choice in done.placement.items()}
+
+
+def crunch(n):
+    total = 0
+    for k in range(200_000 + n):
+        total += k * k % 7
+    return os.getpid()
+
+
+def wait(n):
+    time.sleep(0.02)
+    return threading.get_ident()
+
+
+def pack(n):
+    return len(zlib.compress(b"%d" % n * 2_000_000, 6))
+
+
+def cube(n):
+    return n**3
+
+
+def test_python_that_computes_goes_to_processes():
+    done = run([delayed(crunch)(n) for n in range(60)])
+    assert lanes(done) == {"crunch": "processes"}
+    assert len(set(done.values[0]) - {os.getpid()}) == 2
+    assert "holds the GIL" in done.placement["crunch"].why
+
+
+def test_what_waits_waits_together_in_threads():
+    shared.close_all()
+    done = run([delayed(wait)(n) for n in range(200)])
+    assert lanes(done) == {"wait": "waiting"}
+    assert not shared.has_processes(2, "forkserver")
+    assert done.seconds < 200 * 0.02  # with two workers it would take half of that
+
+
+def test_what_lets_others_compute_goes_to_threads():
+    done = run([delayed(pack)(n) for n in range(100)])
+    assert lanes(done) == {"pack": "threads"}
+    assert {task.pool for task in done.tasks if task.function == "pack"} == {"threads"}
+
+
+def test_no_process_is_started_for_little():
+    shared.close_all()
+    done = run([delayed(cube)(n) for n in range(1000)])
+    assert done.values == ([n**3 for n in range(1000)],)
+    assert lanes(done) in ({}, {"cube": "inline"})  # there may be none left to choose for
+    done = run([delayed(crunch)(n) for n in range(3)])
+    assert done.values == ([os.getpid()] * 3,)
+    assert not shared.has_processes(2, "forkserver")
+
+
+def test_one_graph_uses_all_at_once():
+    graph = [
+        *(delayed(wait)(n) for n in range(40)),
+        *(delayed(crunch)(n) for n in range(60)),
+        *(delayed(cube)(n) for n in range(2000)),
+    ]
+    found = lanes(run(graph))
+    assert found == {"wait": "waiting", "crunch": "processes", "cube": "inline"}
+
+
+def test_what_cannot_be_sent_computes_here(capsys):
+    lock = threading.Lock()
+
+    def guarded(n):
+        with lock:
+            return crunch(n)
+
+    done = run([delayed(guarded)(n) for n in range(30)])
+    assert set(done.values[0]) == {os.getpid()}
+    assert lanes(done)["guarded"] in {"inline", "threads"}
+
+
+def test_what_was_seen_is_remembered():
+    run([delayed(pack)(n) for n in range(30)])
+    known = experience.recall(delayed(pack)._function)
+    assert known.free_share > 0.5
+    assert known.calls == 0  # times depend on what it is given
+    assert lanes(run([delayed(pack)(n) for n in range(30)])) == {"pack": "threads"}
+
+
+def test_functions_that_always_fail_fail_as_ever():
+    def fails(n):
+        raise ValueError(n)
+
+    with pytest.raises(flowpar.RunFailed) as caught:
+        run([delayed(fails)(n) for n in range(30)], on_error="continue")
+    assert len(caught.value.exceptions) == 30
+
+
+def test_values_do_not_depend_on_where_they_were_made():
+    digest = delayed(lambda n: hashlib.sha256(b"%d" % n * 100_000).hexdigest())
+    column = delayed(lambda n: np.arange(n, n + 50_000) * 2)
+    total = delayed(lambda a: int(a.sum()))
+    graph = [f for n in range(60) for f in (digest(n), total(column(n)))]
+    assert run(graph).values == flowpar.run(graph, scheduler="sync").values
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_calls_end_well(count):
+    assert run([delayed(cube)(n) for n in range(count)]).values == ([n**3 for n in range(count)],)

@@ -1,0 +1,114 @@
+"""Where calls are made, decided from figures alone."""
+
+import pytest
+
+from flowpar import delayed
+from flowpar.placement import TRIAL, WAITING, Placement
+from flowpar.status import FunctionState, Timing
+
+
+def named(x):
+    return x
+
+
+def state_of(function=named, **figures):
+    task = delayed(function, **figures.pop("policy", {}))(1)
+    return FunctionState(
+        task._function,
+        TRIAL,
+        alone=False,
+        joins=True,
+        priority=0,
+        rides=False,
+        keeps=False,
+        limited=False,
+        timing=Timing(**figures),
+    )
+
+
+def choose(state, left=1000, other_seconds=0.0, start_seconds=0.1, workers=2):
+    placement = Placement("auto", workers=workers)
+    return placement.choose(
+        state, left=left, other_seconds=other_seconds, start_seconds=start_seconds
+    )
+
+
+PYTHON = {"looks": 5}
+FREE = {"looks": 5, "free_looks": 5}
+
+
+def test_nothing_is_said_of_what_nobody_has_seen():
+    assert choose(state_of()) is None
+    assert choose(state_of(calls=1, seconds=0.001)) is None  # one quick call, not looked at
+
+
+def test_what_is_over_at_once_stays_here():
+    assert choose(state_of(calls=100, seconds=1e-4)).lane == "inline"
+
+
+def test_what_waits_goes_to_many_threads():
+    assert (
+        choose(state_of(calls=1, seconds=0.1, cpu_seconds=0.001, clocked_seconds=0.1)).lane
+        == WAITING
+    )
+    running = state_of(running_seconds=0.01, running_cpu=0.0001, looks=3)
+    assert choose(running).lane == WAITING
+
+
+def test_what_lets_others_compute_goes_to_threads():
+    assert choose(state_of(calls=1, seconds=0.01, **FREE)).lane == "threads"
+
+
+def test_python_goes_to_processes_if_that_pays():
+    assert choose(state_of(calls=1, seconds=0.01, **PYTHON)).lane == "processes"
+    few = choose(state_of(calls=1, seconds=0.01, **PYTHON), left=5)
+    assert few.lane == "inline"
+    assert "too little to start processes for" in few.why
+    assert (
+        choose(state_of(calls=1, seconds=0.01, **PYTHON), left=100, start_seconds=0).lane
+        == "processes"
+    )
+    assert (
+        choose(state_of(calls=1, seconds=0.01, **PYTHON), left=5, other_seconds=10).lane
+        == "processes"
+    )
+    assert choose(state_of(calls=1, seconds=0.01, **PYTHON), workers=1).lane == "inline"
+
+
+def test_long_calls_leave_the_loop_alone():
+    assert choose(state_of(calls=1, seconds=0.09, **PYTHON), left=1).lane == "threads"
+
+
+def test_what_costs_more_to_move_than_to_make_stays():
+    heavy = {"weighed": 1, "pickle_seconds": 0.01, "weighed_bytes": 0}
+    choice = choose(state_of(calls=1, seconds=0.002, **PYTHON, **heavy), start_seconds=0)
+    assert choice.lane == "inline"
+    assert "moving" in choice.why
+
+
+def test_what_cannot_be_sent_stays():
+    import threading
+
+    lock = threading.Lock()
+    choice = choose(state_of(lambda x: lock, calls=1, seconds=0.01, **PYTHON))
+    assert choice.lane == "inline"
+    assert "cannot be sent" in choice.why
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "policy", "lane"),
+    [
+        ("auto", {}, TRIAL),
+        ("auto", {"pool": "threads"}, "threads"),
+        ("auto", {"timeout": 1}, "processes"),
+        ("sync", {"pool": "threads"}, "inline"),
+        ("threads", {}, "threads"),
+        ("processes", {"timeout": 1}, "processes"),
+    ],
+)
+def test_lanes_at_first(scheduler, policy, lane):
+    assert Placement(scheduler).lane_of(state_of(policy=policy).function) == lane
+
+
+def test_where_random_numbers_are_seeded_nothing_is_tried_in_threads():
+    assert Placement("auto", is_seeded=True).lane_of(state_of().function) == "processes"
