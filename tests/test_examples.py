@@ -137,7 +137,7 @@ def test_photos_again(tmp_path):
     image.effect_noise((60, 40), 99).convert("RGB").save(folder / "1.png")
     again = calls()
     assert again["load"] == again["denoise"] == 1
-    assert again["stack"] == "2"
+    assert again["stack"] == 2
 
 
 def test_photos_of_an_empty_folder(tmp_path):
