@@ -21,6 +21,7 @@ from __future__ import annotations
 import collections
 import heapq
 import random
+import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
@@ -31,7 +32,7 @@ from flowpar.graph import Graph
 from flowpar.limits import Limits
 from flowpar.pools.depot import Held
 from flowpar.pools.failures import type_name
-from flowpar.pools.transport import Report
+from flowpar.pools.transport import KEPT, TINY_TYPES, Packed, Report
 from flowpar.status import (
     CACHED,
     DONE,
@@ -61,6 +62,9 @@ HANDLING_SECONDS: Final = 1e-6
 CHAIN_SHARE: Final = 0.1
 """Of a task's own time: what the moving of its argument costs, from where the task follows at once
 on what returned that."""
+
+SIZED_FROM: Final = 4096
+"""Bytes; values that take less are not counted."""
 
 BATCH_TASKS: Final = 1000
 """Tasks in a batch at most: beyond this, sending costs under 0.2 µs a task already."""
@@ -104,6 +108,10 @@ class Plan:
         What finished tasks returned, by index, as long as something needs it.
     sealed
         By index: what goes to other processes in place of some of these values.
+    sizes
+        By index: bytes of those that are large and in memory, about.
+    held_bytes, peak_bytes
+        The sum of that, now and at most.
     errors
         Why a task failed for good, by index.
     attempts
@@ -132,6 +140,8 @@ class Plan:
         self.graph = graph
         self.values: dict[int, Any] = {}
         self.sealed: dict[int, object] = {}
+        self.sizes: dict[int, int] = {}
+        self.held_bytes = self.peak_bytes = 0
         self.errors: dict[int, BaseException] = {}
         self.reasons: dict[int, str] = {}
         self.status = bytearray()
@@ -415,6 +425,7 @@ class Plan:
             made = timed = batch
         self._learn(timed, report)
         self.values.update(report.values)
+        self._weigh(report.values)
         lost = self._lost(batch, report) if self._late else []
         for index in unstarted:
             self._unstart(index)
@@ -441,6 +452,23 @@ class Plan:
                     self._missing[dependent] += 1
         return lost
 
+    def _weigh(self, values: Mapping[int, object]) -> None:
+        """Count the memory that values take which came just now."""
+        for index, came in values.items():
+            if type(came) in TINY_TYPES:
+                continue
+            size = size_of(came)
+            if size >= SIZED_FROM:
+                self.held_bytes += size - self.sizes.get(index, 0)
+                self.sizes[index] = size
+        self.peak_bytes = max(self.peak_bytes, self.held_bytes)
+
+    def put_aside(self, index: int, value: object) -> None:
+        """Let something stand for a value that takes no memory."""
+        self.values[index] = value
+        self.sealed.pop(index, None)
+        self.held_bytes -= self.sizes.pop(index, 0)
+
     def _learn(self, timed: list[int], report: Report) -> None:
         states = self._states
         last = report.start
@@ -459,12 +487,13 @@ class Plan:
                 timing.moves += 1
                 timing.moved_bytes += moved.size
 
-    def _done(self, indices: Iterable[int]) -> None:  # noqa: C901
+    def _done(self, indices: Iterable[int]) -> None:  # noqa: C901, PLR0912
         """Mark tasks done, free their dependents, and let go of values nobody needs any more.
 
         Long, because it runs once a task.
         """
         status, missing, uses, values = self.status, self._missing, self._uses, self.values
+        sizes = self.sizes
         dependents, dependencies = self.graph.dependents, self.graph.dependencies
         states, ended, targets = self._states, self.ended, self.finished_targets
         unneeded: list[int] = []
@@ -493,6 +522,8 @@ class Plan:
                     unneeded.append(need)
             if not uses[index]:
                 values.pop(index, None)
+                if sizes:
+                    self.held_bytes -= sizes.pop(index, 0)
         self._open -= n_done
         self._drop(unneeded)
         if aliases:
@@ -1039,9 +1070,10 @@ class Plan:
         """Let go of values that nothing can need any more, and of what only those could need."""
         for index in unneeded:
             self.values.pop(index, None)
-        if self.sealed:
+        if self.sealed or self.sizes:
             for index in unneeded:
                 self.sealed.pop(index, None)
+                self.held_bytes -= self.sizes.pop(index, 0)
         stack = [index for index in unneeded if index in self._passed] if self._passed else []
         while stack:
             index = stack.pop()
@@ -1052,6 +1084,7 @@ class Plan:
                     continue
                 self.values.pop(need, None)
                 self.sealed.pop(need, None)
+                self.held_bytes -= self.sizes.pop(need, 0)
                 if need in self._passed:
                     stack.append(need)
 
@@ -1069,6 +1102,19 @@ class Plan:
     def waiting(self) -> Iterator[int]:
         """Yield the tasks that wait for others; only a plan that is stuck is asked."""
         return (index for index, status in enumerate(self.status) if status == WAITING)
+
+
+def size_of(value: object) -> int:
+    """Return how much memory a value takes, about; 0 for what is on disk."""
+    kind = type(value)
+    if kind is Held:
+        return value.size  # type: ignore[attr-defined,no-any-return]
+    if kind is Packed:
+        return len(value.data)  # type: ignore[attr-defined]
+    if kind in KEPT:
+        return 0
+    size = getattr(value, "nbytes", None)
+    return size if isinstance(size, int) else sys.getsizeof(value, 0)
 
 
 def _is_one_of(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:

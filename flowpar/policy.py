@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
@@ -100,6 +101,21 @@ def check_number(name: str, value: object, *, above: float | None = None) -> flo
         at_least = "zero or more" if above is None else f"more than {above:g}"
         raise OptionError(f"{name} takes a number, {at_least}, and not {value!r}")
     return float(value)  # type: ignore[arg-type]
+
+
+def check_bytes(name: str, value: object) -> float:
+    """Return a size in bytes: a number greater than zero, or a text such as "500M" or "2 GB"."""
+    found = re.fullmatch(r"([0-9.]+) *([kMGT]?)(i?)B?", value) if isinstance(value, str) else None
+    if found is None:
+        if isinstance(value, str):
+            raise OptionError(f'{name} takes bytes, as a number or as in "2 GB", and not {value!r}')
+        return check_number(name, value, above=0)
+    try:
+        amount = float(found[1])
+    except ValueError:
+        raise OptionError(f"{name}: {found[1]!r} is no number") from None
+    base = 1024 if found[3] else 1000
+    return check_number(name, amount * base ** " kMGT".index(found[2] or " "), above=0)
 
 
 def check_count(name: str, value: object, *, least: int = 0) -> int:

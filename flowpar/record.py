@@ -217,6 +217,11 @@ class Run:
         return [self._plan.errors[index] for index in sorted(self._plan.errors)]
 
     @property
+    def peak_bytes(self) -> int:
+        """How many bytes the larger of the values took at most that the run held, about."""
+        return self._plan.peak_bytes
+
+    @property
     def value(self) -> Any:
         """The value of the target; of several, the tuple of all."""
         values = self.values

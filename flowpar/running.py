@@ -29,7 +29,8 @@ def compute(*targets: Any, **options: Any) -> Any:
         Delayed values, or containers of them at any depth, or plain values.
     **options
         As named in `flowpar.settings.Options`: ``scheduler``, ``workers``, ``progress``,
-        ``on_error``, ``limits``, ``observers``, ``seed``, ``start_method``.
+        ``on_error``, ``limits``, ``observers``, ``seed``, ``start_method``,
+        ``memory_limit``.
 
     Returns
     -------

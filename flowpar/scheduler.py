@@ -57,6 +57,7 @@ from flowpar.pools.transport import (
 from flowpar.pools.worker import execute
 from flowpar.record import CLOCK_OFFSET, Ledger, Run, failure_of
 from flowpar.settings import Options
+from flowpar.spilling import spill
 from flowpar.status import READY, FunctionState
 from flowpar.task import LITERAL, Task
 from flowpar.trial import LOOK_EVERY, Trial
@@ -476,6 +477,9 @@ class Scheduler:
             self._judge.record(flight.indices, report)
         for index in plan.finish(flight.indices, report, self._clock()):
             self._expand(index, report.expanded[index], flight.lane)
+        limit = self._options.memory_limit
+        if limit is not None and plan.held_bytes > limit:
+            spill(plan, limit)
         if self._placement.scheduler == "auto":
             # All in a batch of another lane are much the same.
             self._pilot.consider(flight.indices if flight.trial else flight.indices[:1])

@@ -16,7 +16,14 @@ from typing import Any, Final
 
 from flowpar.errors import OptionError
 from flowpar.events import HOOKS
-from flowpar.policy import check_bool, check_choice, check_count, check_number, unknown_name
+from flowpar.policy import (
+    check_bool,
+    check_bytes,
+    check_choice,
+    check_count,
+    check_number,
+    unknown_name,
+)
 
 SCHEDULERS: Final = ("auto", "sync", "threads", "processes")
 START_METHODS: Final = ("forkserver", "spawn", "fork")
@@ -44,6 +51,9 @@ class Options:
     """Seeds the random generators before each task, by its key; for processes and inline."""
     start_method: str = "forkserver"
     """How worker processes are started."""
+    memory_limit: float | None = None
+    """Bytes that values may take while the run holds them, or a text such as "2 GB"; what is needed
+    last goes to disk. Not the memory that tasks use themselves."""
 
 
 _block: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar(
@@ -165,6 +175,10 @@ def _check_start_method(name: str, value: object) -> str:
     return check_choice(name, value, START_METHODS)
 
 
+def _check_memory_limit(name: str, value: object) -> float | None:
+    return None if value is None else check_bytes(name, value)
+
+
 _CHECKS: Final = {
     "scheduler": _check_scheduler,
     "cache": _check_cache,
@@ -175,4 +189,5 @@ _CHECKS: Final = {
     "observers": _check_observers,
     "seed": _check_seed,
     "start_method": _check_start_method,
+    "memory_limit": _check_memory_limit,
 }

@@ -64,6 +64,14 @@ class Held:
         """Return the value; see `Borrowed.load`."""
         return Borrowed(self.path, self.size).load()
 
+    def moved(self, folder: str) -> Held | None:
+        """Return the same in a file of another folder; None if there is no room."""
+        path = f"{folder}/{os.getpid()}-moved-{next(_numbers)}"
+        with contextlib.suppress(OSError), open(self.path, "rb") as file:  # noqa: PTH123 - as it is
+            if _write(path, iter(lambda: file.read(1 << 24), b"")):
+                return Held(path, self.size)
+        return None
+
     def __reduce__(self) -> tuple[object, ...]:
         return Borrowed, (self.path, self.size)
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from flowpar.errors import FlowparWarning
 from flowpar.pools.depot import Deposit, Depot, Held
-from flowpar.pools.transport import pack
+from flowpar.pools.transport import SEALED, pack
 
 MEMORY: Final = "/dev/shm"  # noqa: S108 - our folder in it is made by mkdtemp
 """Where Linux keeps files in memory."""
@@ -84,6 +84,25 @@ def seal(value: object) -> object:
         warn_of_disk(sealed.path)
         return Held(sealed.path, sealed.size)
     return sealed
+
+
+def put_on_disk(value: object) -> Held | None:
+    """Move a value to disk; None: it is small, or there is no room.
+
+    Raises
+    ------
+    Exception
+        Whatever the value's own pickling raises.
+    """
+    folder = home().folders[-1]
+    if isinstance(value, Held):
+        if value.path.startswith(folder):
+            return None
+        return value.moved(folder)
+    if type(value) in SEALED:
+        return None
+    put = Depot((folder,)).put(value)
+    return Held(put.path, put.size) if isinstance(put, Deposit) else None
 
 
 def warn_of_disk(path: str) -> None:

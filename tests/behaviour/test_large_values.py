@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from support.gates import hold
 
 import flowpar
-from flowpar import delayed
+from flowpar import delayed, spilling
 from flowpar.errors import FlowparWarning
 from flowpar.pools import home, shared
 from flowpar.pools.depot import SHARED_FROM, Deposit, Depot
@@ -226,7 +227,7 @@ SCRIPT = """
 import os, sys, signal, time
 import numpy as np
 import flowpar
-from flowpar import delayed
+from flowpar import delayed, spilling
 from flowpar.pools import home
 
 @delayed
@@ -371,3 +372,46 @@ def test_anything_large_comes_back_as_it_was(value):
 def test_the_record_tells_the_size():
     done = flowpar.run(scale(make(1)), scheduler="processes", workers=2)
     assert done.tasks[-1].bytes > 8 * LARGE
+
+
+# ---------------------------------------------------------------------------- little memory
+
+
+@pytest.mark.parametrize("scheduler", ["sync", "threads", "processes"])
+def test_more_than_may_be_held_goes_to_disk_and_comes_back(scheduler):
+    size = 10 * LARGE  # so that each is a batch of its own
+    made = [make(n, size) for n in range(12)]
+    options = {"scheduler": scheduler, "workers": 2}
+    done = flowpar.run([first(*made), *made], memory_limit=4 * 8 * size, **options)
+    values = done.values[0]
+    assert values[0] == [float(n) for n in range(12)]
+    assert [float(array.sum()) for array in values[1:]] == [float(n) * size for n in range(12)]
+    assert all(array.flags.writeable for array in values[1:])
+    # What is being made when the limit is reached is held as well.
+    assert 4 * 8 * size <= done.peak_bytes < 9 * 8 * size
+    assert flowpar.run([first(*made), *made], **options).peak_bytes >= 12 * 8 * size
+
+
+def test_what_is_needed_last_goes_first(monkeypatch):
+    moved = []
+    put = spilling.put_on_disk
+    monkeypatch.setattr(
+        spilling, "put_on_disk", lambda value: moved.append(int(value[0])) or put(value)
+    )
+    size = 10 * LARGE
+    soon, late = make(1, size), make(2, size)
+    between = [first(soon, make(10 + n, size)) for n in range(4)]
+    pause = delayed(lambda array, _: float(array[0]))
+    flowpar.run(
+        [late, between, pause(soon, between)], scheduler="sync", memory_limit=1.5 * 8 * size
+    )
+    assert moved[0] == 2  # it is asked for, so it is needed at the end
+
+
+def test_what_does_not_pickle_stays():
+    locked = delayed(lambda n: [threading.Lock(), bytearray(8 * LARGE)])
+    kept = [locked(n) for n in range(4)]
+    counts = flowpar.compute(
+        [delayed(len)(each) for each in kept], scheduler="sync", memory_limit=1
+    )
+    assert counts == [2] * 4

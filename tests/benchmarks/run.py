@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import functools
 import gc
 import itertools
 import multiprocessing
@@ -25,6 +26,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+
+import works
 
 import flowpar
 from flowpar import delayed
@@ -267,6 +270,81 @@ def cached_rows(quick):
     shutil.rmtree(home)
 
 
+def auto_rows(quick):
+    """Race "auto" against the best of the fixed choices, whichever that is here."""
+    server, few = works.Server(), 3 if quick else 7
+    for name, graph in works.graphs(server.url).items():
+
+        def run(scheduler, graph=graph):
+            return flowpar.compute(graph, scheduler=scheduler)
+
+        times = {}
+        for scheduler in ("sync", "threads", "processes"):
+            run(scheduler)
+            start = time.perf_counter()
+            run(scheduler)
+            times[scheduler] = time.perf_counter() - start
+        best = min(times, key=times.get)
+        yield Row(
+            f"auto: {name}",
+            functools.partial(run, "auto"),
+            best,
+            functools.partial(run, best),
+            round(1 / 1.15, 2),
+            1,
+            few,
+        )
+    server.close()
+    yield Row(
+        "auto: 1,000 cubes",
+        lambda: flowpar.compute(works.calls(works.cube, 1000)),
+        "1.2 × the for loop + 5 ms",
+        cubes_and_a_pause,
+        1,
+        1,
+        few,
+    )
+
+
+def cubes_and_a_pause():
+    start = time.perf_counter()
+    assert [works.cube(number) for number in range(1000)]
+    until = start + 1.2 * (time.perf_counter() - start) + 0.005
+    while time.perf_counter() < until:
+        pass
+
+
+def array_rows(quick):
+    """Race large arrays: made in one task, scaled in another."""
+    import dask
+
+    few = 3 if quick else 7
+    ours, pool = works.chains(), multiprocessing.Pool(2)
+    make, scale = dask.delayed(works.make), dask.delayed(works.scale)
+    theirs = [scale(make(number)) for number in range(8)]
+
+    def run(scheduler):
+        return lambda: flowpar.compute(ours, scheduler=scheduler, workers=2)
+
+    what = "8 × (make 64 MB, scale it)"
+    for peer, side, budget, rounds in (
+        ("dask", lambda: dask.compute(*theirs, scheduler="processes", num_workers=2), 8, 2),
+        ("Pool.map twice", lambda: pool.map(works.scale, pool.map(works.make, range(8))), 3.5, few),
+        ("the for loop", lambda: [works.scale(works.make(n)) for n in range(8)], 1, few),
+    ):
+        yield Row(f"{what}, processes", run("processes"), peer, side, budget, 1, rounds)
+    yield Row(
+        f"{what}, auto",
+        run("auto"),
+        "the for loop",
+        lambda: [works.scale(works.make(n)) for n in range(8)],
+        1,
+        1,
+        few,
+    )
+    pool.terminate()
+
+
 def start_ours():
     from flowpar.pools.processes import ProcessPool
 
@@ -392,6 +470,9 @@ def write(results, grown):
     DOCUMENT.write_text("\n".join(lines))
 
 
+GROUPS = (rows, cached_rows, array_rows, auto_rows)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -401,7 +482,7 @@ def main():
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     options = parser.parse_args()
     results = []
-    for row in itertools.chain(rows(options.quick), cached_rows(options.quick)):
+    for row in itertools.chain(*(each(options.quick) for each in GROUPS)):
         if options.only in f"{row.work} {row.peer}":
             results.append(race(row))
             print(results[-1].line(), flush=True)

@@ -202,3 +202,17 @@ def test_an_empty_environment_variable_is_none(monkeypatch):
 def test_check_names_the_resource():
     with pytest.raises(OptionError, match=r"limits\['gpu'\]"):
         check({"limits": {"gpu": 0}})
+
+
+@pytest.mark.parametrize(
+    ("given", "number"),
+    [(1000, 1000), ("500", 500), ("2k", 2000), ("1.5 MB", 1.5e6), ("2GiB", 2**31), ("1 TB", 1e12)],
+)
+def test_sizes_are_numbers_or_texts(given, number):
+    assert resolve({"memory_limit": given}).memory_limit == number
+
+
+@pytest.mark.parametrize("given", [0, -1, "much", "1.2.3 GB", "GB", "-5M", True, "0 MB", [1]])
+def test_other_sizes_are_refused(given):
+    with pytest.raises(OptionError, match="memory_limit"):
+        resolve({"memory_limit": given})
