@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import faulthandler
+import fcntl
 import gc
 import multiprocessing
 import multiprocessing.pool
@@ -93,8 +94,24 @@ def _nothing_left():
     assert wait_until(lambda: len(open_files()) <= len(files)), (
         f"left open: {dict(open_files().items() - files.items())}"
     )
-    left = {n for n in set(os.listdir("/dev/shm")) - names if not n.startswith(("sem.", "psm_"))}
+    new = set(os.listdir("/dev/shm")) - names
+    left = {n for n in new if not n.startswith(("sem.", "psm_")) and not is_locked(f"/dev/shm/{n}")}
     assert not left, f"left in shared memory: {left}"
+
+
+def is_locked(path: str) -> bool:
+    """Return whether a folder is that of another program, which lives."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # it has gone since
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 POOLS = [

@@ -7,12 +7,11 @@ already, threadpoolctl (extra "resources") tells them. Without it nothing is lim
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 import threading
 from typing import Any, Final
 
-from flowpar.pools.resources import THREAD_VARIABLES, cpu_count
+from flowpar.pools.resources import cpu_count, user_limits_threads
 
 _LIBRARIES: Final = ("numpy", "scipy", "sklearn", "torch")
 """Packages that bring such libraries; without one of them nothing is looked for."""
@@ -32,7 +31,7 @@ def limit(width: int) -> bool:
     """
     global _users, _limits  # noqa: PLW0603 - the libraries' settings are global too
     if (
-        any(name in os.environ for name in THREAD_VARIABLES)  # the user has said how many
+        user_limits_threads()
         or not any(name in sys.modules for name in _LIBRARIES)
         or importlib.util.find_spec("threadpoolctl") is None
     ):

@@ -46,6 +46,11 @@ def thread_limits(workers: int, environ: Mapping[str, str]) -> dict[str, str]:
     return {name: each for name in THREAD_VARIABLES if name not in environ}
 
 
+def user_limits_threads() -> bool:
+    """Return whether the user has said how many threads libraries may start."""
+    return any(name in os.environ for name in THREAD_VARIABLES)
+
+
 def cgroup_quota(
     membership: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup"
 ) -> float | None:

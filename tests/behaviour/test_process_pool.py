@@ -18,6 +18,7 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
+from conftest import is_locked
 
 from flowpar.errors import (
     Cancelled,
@@ -81,7 +82,11 @@ def wait_until(condition, seconds=LIMIT):
 
 
 def names_in_shared_memory():
-    return {path.name for path in Path("/dev/shm").iterdir() if "flowpar" in path.name}
+    return {
+        path.name
+        for path in Path("/dev/shm").iterdir()
+        if "flowpar" in path.name and not is_locked(path)
+    }
 
 
 @pytest.fixture(autouse=True)
