@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http.server
-import threading
+import multiprocessing
 import time
 import urllib.request
 
@@ -60,17 +60,25 @@ def scale(array):
 
 
 class Server:
-    """A web server on loopback that answers after 10 ms."""
+    """A web server on loopback, in a process of its own, that answers after 10 ms."""
 
     def __init__(self):
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answer)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}/"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        self.url = f"http://127.0.0.1:{ours.recv()}/"
 
     def close(self):
-        self._server.shutdown()
-        self._server.server_close()
+        self._process.terminate()
+        self._process.join()
+
+
+def _serve(pipe):
+    http.server.ThreadingHTTPServer.request_queue_size = 256
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answer)
+    pipe.send(server.server_port)
+    server.serve_forever()
 
 
 class _Answer(http.server.BaseHTTPRequestHandler):
