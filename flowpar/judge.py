@@ -15,7 +15,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Final
 
 from flowpar.caching.cache import Cache
@@ -29,8 +29,8 @@ from flowpar.graph import Graph
 from flowpar.likeness import Likeness
 from flowpar.planner import Plan
 from flowpar.pools.transport import Report
-from flowpar.status import CACHED, READY
-from flowpar.task import Task
+from flowpar.status import CACHED, READY, Timing
+from flowpar.task import Function, Task
 from flowpar.taskkeys import Kind, TaskKeys
 
 EXPANSION: Final = "expansion"
@@ -99,6 +99,8 @@ class Judge:
         self._forgotten: set[int] = set()
         self._current: set[bytes] = set()
         self._made: set[int] = set()
+        self._habits: dict[bytes, tuple[float, ...]] | None = None
+        self._new_habits: dict[bytes, tuple[float, ...]] = {}
         self._codes_now: dict[tuple[str, str], bytes | None] = {}
         self.likeness = Likeness(graph, self._keys, self.store, self._current)
         self._owners: dict[bytes, int] = {}
@@ -470,6 +472,27 @@ class Judge:
             self._forgotten.add(source)
             self.store.forget_object(trace.object)
 
+    # ------------------------------------------------------------------------------- habits
+
+    def recall(self, function: Function) -> Timing | None:
+        """Return what the cache remembers of how a function uses a CPU."""
+        code = self._keys.kind_of(function).maker.code
+        if self._habits is None:
+            self._habits = self.store.habits()
+        known = None if code is None else self._habits.get(code.digest)
+        try:
+            return None if known is None else Timing(*known)  # type: ignore[arg-type]
+        except TypeError:  # of another version
+            return None
+
+    def remember(self, function: Function, habits: Timing) -> None:
+        """Have the cache remember how a function uses a CPU."""
+        code = self._keys.kind_of(function).maker.code
+        if code is not None and habits.looks:
+            numbers = astuple(habits)
+            if (self._habits or {}).get(code.digest) != numbers:
+                self._new_habits[code.digest] = numbers
+
     # ------------------------------------------------------------------------------- ending
 
     def tend(self) -> float | None:
@@ -482,6 +505,7 @@ class Judge:
             self._free(key)
         self._take_back()
         self.store.put_file_facts(facts_learned())
+        self.store.put_habits(self._new_habits)
         self.store.commit()
         if self.cache.max_bytes is not None or self.cache.max_age is not None:
             self.cache.prune()

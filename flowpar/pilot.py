@@ -8,7 +8,8 @@ from flowpar.experience import remember
 from flowpar.placement import START_SECONDS, TRIAL, Choice, Placement
 from flowpar.planner import Plan
 from flowpar.pools.transport import Batch
-from flowpar.status import FunctionState
+from flowpar.status import FunctionState, Timing
+from flowpar.task import Function
 from flowpar.trial import Trial
 
 
@@ -81,11 +82,13 @@ class Pilot:
                 self._next_look[number] = 2 * state.timing.calls
                 self._choose(state)
 
-    def close(self) -> None:
-        """Remember for the next run what this one has shown."""
+    def close(self, tell: Callable[[Function, Timing], None] | None) -> None:
+        """Remember what this run has shown, and tell who remembers it for longer."""
         for state in self._plan.functions.values():
             if self._placement.is_free(state.function):
                 remember(state.function, state.timing)
+                if tell is not None:
+                    tell(state.function, state.timing.habits())
 
     def _choose(self, state: FunctionState) -> None:
         if not self._placement.is_free(state.function):

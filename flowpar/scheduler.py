@@ -58,8 +58,8 @@ from flowpar.pools.worker import execute
 from flowpar.record import CLOCK_OFFSET, Ledger, Run, failure_of
 from flowpar.settings import Options
 from flowpar.spilling import spill
-from flowpar.status import READY, FunctionState
-from flowpar.task import LITERAL, Task
+from flowpar.status import READY, FunctionState, Timing
+from flowpar.task import LITERAL, Function, Task
 from flowpar.trial import LOOK_EVERY, Trial
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Scheduler:
             lane_of=self._placement.lane_of,
             limits=options.limits,
             fetch=None if self._judge is None else self._judge.fetch,
-            timing_of=recall,
+            timing_of=self._recall,
         )
         self._observers = Observers([*observers, *options.observers], _warn)
         if self._observers.hear("on_task_end"):
@@ -174,6 +174,13 @@ class Scheduler:
 
         seed_of = None if self._options.seed is None else self._seed
         return Judge(cache, self._graph, seed_of=seed_of, is_nested=self._nested)
+
+    def _recall(self, function: Function) -> Timing:
+        """Return what is remembered of how a function uses a CPU."""
+        known = recall(function)
+        if self._judge is None or known.looks or not self._placement.is_free(function):
+            return known
+        return self._judge.recall(function) or known
 
     def _has_processes(self) -> bool:
         return "processes" in self._lanes or shared.has_processes(
@@ -645,9 +652,9 @@ class Scheduler:
 
     def _end(self, status: str) -> None:
         """Stop what still runs, and close the record."""
+        self._pilot.close(None if self._judge is None else self._judge.remember)
         if self._judge is not None:
             self._judge.close()
-        self._pilot.close()
         if self._is_native_limited:
             native.release()
         for lane in self._lanes.values():

@@ -75,7 +75,10 @@ class TaskKeys:
 
     def kind(self, index: int) -> Kind:
         """Return what the cache does with a task."""
-        function = self._graph.tasks[index]._function
+        return self.kind_of(self._graph.tasks[index]._function)
+
+    def kind_of(self, function: Function) -> Kind:
+        """Return what the cache does with the tasks of a function."""
         kind = self._kinds.get(function.number)
         if kind is None:
             kind = self._kinds[function.number] = _kind_of(function)

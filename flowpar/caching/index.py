@@ -28,6 +28,7 @@ TABLES: Final = {
         counts text)""",
     "file": "(path text primary key, facts blob, digest blob) without rowid",
     "event": "(at real, text text)",
+    "habit": "(function blob primary key, habits blob) without rowid",
 }
 _INDEXES: Final = (
     "create index if not exists trace_name on trace (name, created)",

@@ -27,7 +27,7 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -363,6 +363,19 @@ class Store(Directory):
             if db is not None and made:
                 with transaction(db):
                     db.executemany("insert or replace into file values (?, ?, ?)", made)
+
+    def habits(self) -> dict[bytes, tuple[float, ...]]:
+        """Return what is remembered of how functions use a CPU, by the digest of their code."""
+        known = {key: tuple_of(data) for key, data in self.query("select * from habit")}
+        return {key: habits for key, habits in known.items() if habits is not None}
+
+    def put_habits(self, habits: Mapping[bytes, tuple[float, ...]]) -> None:
+        """Remember how functions use a CPU."""
+        rows = [(key, pickle.dumps(numbers, 4)) for key, numbers in habits.items()]
+        with self._index(to_write=True) as db:
+            if db is not None and rows:
+                with transaction(db):
+                    db.executemany("insert or replace into habit values (?, ?)", rows)
 
     # ------------------------------------------------------------------------------- claims
 

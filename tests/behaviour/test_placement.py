@@ -130,3 +130,16 @@ def test_values_do_not_depend_on_where_they_were_made():
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_few_calls_end_well(count):
     assert run([delayed(cube)(n) for n in range(count)]).values == ([n**3 for n in range(count)],)
+
+
+def test_a_cache_remembers_it_for_other_programs(tmp_path):
+    def options():
+        return {"cache": flowpar.Cache(tmp_path)}
+
+    run([delayed(pack)(n) for n in range(30)], **options())
+    experience.forget()
+    habits = flowpar.Cache(tmp_path).store().habits()
+    assert len(habits) == 1
+    done = run([delayed(pack)(n) for n in range(100, 130)], **options())
+    assert lanes(done) == {"pack": "threads"}
+    flowpar.Cache(tmp_path).store().close()

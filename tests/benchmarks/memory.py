@@ -1,6 +1,6 @@
 """How many values a serial run holds at most: flowpar's order against ``dask.order``, on dask's graphs.
 
-    uv run --group peers python tests/benchmarks/memory.py
+uv run --group peers python tests/benchmarks/memory.py
 """
 
 from __future__ import annotations
@@ -22,17 +22,21 @@ def dask_graphs():
     yield "sum of 100 blocks", x.sum()
     yield "x - x.mean(), standard deviation", (x - x.mean()).std()
     yield "mean of the anomaly of 200 blocks", ((y - y.mean()) ** 2).mean()
-    yield "products of two fields and their means", [
-        (u * v).mean(axis=0),
-        (u * u).mean(axis=0),
-        u.mean(axis=0),
-        v.mean(axis=0),
-    ]
+    yield (
+        "products of two fields and their means",
+        [
+            (u * v).mean(axis=0),
+            (u * u).mean(axis=0),
+            u.mean(axis=0),
+            v.mean(axis=0),
+        ],
+    )
     yield "x @ x.T", x @ x.T
     yield "sums along both axes", [x.sum(axis=0), x.sum(axis=1)]
-    yield "overlapping blocks, three times", x.map_overlap(lambda a: a, depth=1).map_overlap(
-        lambda a: a, depth=1
-    ).sum()
+    yield (
+        "overlapping blocks, three times",
+        x.map_overlap(lambda a: a, depth=1).map_overlap(lambda a: a, depth=1).sum(),
+    )
     yield "rechunked, then summed", x.rechunk((40, 1)).sum(axis=1)
     yield "singular values", da.linalg.svd(da.ones((100, 4), chunks=(5, 4)))[1]
     yield "foldby of a bag", db.range(1000, npartitions=50).map(lambda n: n % 7).frequencies()
