@@ -68,7 +68,7 @@ class Pilot:
         for trial in known:
             self._trials.remove(trial)
             for number in trial.numbers:
-                self._choose(self._plan.functions[number])
+                self._choose(self._plan.functions[number], is_running=True)
         return known
 
     def consider(self, indices: Iterable[int]) -> None:
@@ -90,7 +90,7 @@ class Pilot:
                 if tell is not None:
                     tell(state.function, state.timing.habits())
 
-    def _choose(self, state: FunctionState) -> None:
+    def _choose(self, state: FunctionState, *, is_running: bool = False) -> None:
         if not self._placement.is_free(state.function):
             return
         choice = self._placement.choose(
@@ -103,7 +103,8 @@ class Pilot:
             ),
             start_seconds=0.0 if self._has_processes() else START_SECONDS,
         )
-        if choice is None:
+        # Inline it would run beside the call that is tried, where Python code had better be alone.
+        if choice is None or (is_running and choice.lane == "inline"):
             return
         self.choices[state.function.name] = choice
         if choice.lane != state.lane:

@@ -17,6 +17,7 @@ from typing import Final
 
 from flowpar.pickling import dumps
 from flowpar.pools.resources import cpu_count
+from flowpar.shareable import shares_badly
 from flowpar.status import FunctionState
 from flowpar.task import Function
 
@@ -80,7 +81,8 @@ class Placement:
     -----
     A ``pool=`` policy decides, except under "sync", where everything runs inline. Coroutines go to
     the event loop, items and attributes are taken inline. Under "auto" what has a timeout goes to
-    processes, which can be stopped; and all else is tried.
+    processes, which can be stopped, as does what names something that belongs to the whole process;
+    all else is tried.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Placement:
         self._workers = workers or cpu_count()
         self._is_seeded = is_seeded
         self._travels: dict[int, bool] = {}
+        self._shares: dict[int, bool] = {}
 
     def lane_of(self, function: Function) -> str:
         """Return the lane that a function's tasks are in at first."""
@@ -114,7 +117,14 @@ class Placement:
             and not self._is_seeded
             and not function.is_coroutine
             and not function.is_cheap
+            and not self._shares_badly(function)
         )
+
+    def _shares_badly(self, function: Function) -> bool:
+        found = self._shares.get(function.number)
+        if found is None:
+            found = self._shares[function.number] = bool(shares_badly(function.call))
+        return found
 
     def travels(self, function: Function) -> bool:
         """Return whether a function can be sent to a process."""

@@ -1,9 +1,14 @@
 """Where calls are made, decided from figures alone."""
 
+import os
+import random
+import types
+
 import pytest
 
 from flowpar import delayed
 from flowpar.placement import TRIAL, WAITING, Placement
+from flowpar.shareable import shares_badly
 from flowpar.status import FunctionState, Timing
 
 
@@ -108,6 +113,47 @@ def test_what_cannot_be_sent_stays():
 )
 def test_lanes_at_first(scheduler, policy, lane):
     assert Placement(scheduler).lane_of(state_of(policy=policy).function) == lane
+
+
+def shows(path):
+    import matplotlib.pyplot as plt
+
+    plt.savefig(path)
+
+
+def seeds(n):
+    random.seed(n)
+    return random.random()
+
+
+def seeds_by_a_helper(n):
+    return [seeds(k) for k in range(n)]
+
+
+def ends(n):
+    os._exit(n)
+
+
+def filters(values):
+    return scipy.signal(values)
+
+
+scipy = types.SimpleNamespace(signal=abs)
+
+
+@pytest.mark.parametrize("function", [shows, seeds, seeds_by_a_helper, ends])
+def test_what_belongs_to_the_whole_process_gets_one_of_its_own(function):
+    assert Placement("auto").lane_of(state_of(function).function) == "processes"
+
+
+def test_names_count_by_what_they_stand_for():
+    module = types.ModuleType("scipy.signal")
+    function = types.FunctionType(
+        filters.__code__.replace(co_names=("signal",)), {"signal": module}
+    )
+    assert shares_badly(function) == ""
+    module.__name__ = "signal"
+    assert shares_badly(function) == "signal"
 
 
 def test_where_random_numbers_are_seeded_nothing_is_tried_in_threads():
