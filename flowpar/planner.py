@@ -100,7 +100,7 @@ class Plan:
         Returns the value of a task that is cached, or something that stands for it, or None; not
         None itself: the run has a cache, and tasks that are ready are to be judged first.
     timing_of
-        Returns what is known of a function from before.
+        Returns what is known of a function from before; None: nothing is.
 
     Attributes
     ----------
@@ -135,7 +135,7 @@ class Plan:
         limits: Mapping[str, float] | None = None,
         rng: random.Random | None = None,
         fetch: Callable[[int], object | None] | None = None,
-        timing_of: Callable[[Function], Timing] = lambda _: Timing(),
+        timing_of: Callable[[Function], Timing] | None = None,
     ) -> None:
         self.graph = graph
         self.values: dict[int, Any] = {}
@@ -891,7 +891,8 @@ class Plan:
         code = code_of(function.call)
         timing = self._timings.get(code)
         if timing is None:
-            timing = self._timings[code] = self._timing_of(function)
+            timing = Timing() if self._timing_of is None else self._timing_of(function)
+            self._timings[code] = timing
         return timing
 
     def _take_constant(self, index: int) -> None:

@@ -143,7 +143,8 @@ class Scheduler:
             lane_of=self._placement.lane_of,
             limits=options.limits,
             fetch=None if self._judge is None else self._judge.fetch,
-            timing_of=self._recall,
+            # Without a cache the plan holds nothing that does not pickle: it goes with errors.
+            timing_of=recall if self._judge is None else self._recall,
         )
         self._observers = Observers([*observers, *options.observers], _warn)
         if self._observers.hear("on_task_end"):
