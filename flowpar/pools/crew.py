@@ -34,6 +34,9 @@ from flowpar.pools.worker import timed_out
 
 MOST_FAILED_BIRTHS: Final = 5
 """Workers in a row that die before they are ready, after which we give up."""
+IDLE_SECONDS: Final = 0.02
+"""How long a worker is idle until another gives back what it has not begun. Batches are shorter,
+but for those whose calls take longer than calls used to."""
 MOST_MISSES: Final = 10
 """Workers that die before they begin a batch, after which it is charged with that."""
 
@@ -59,6 +62,7 @@ class Crew:
         self._is_stunted = False
         self._broken: PoolError | None = None
         self._memory = MemoryWatch()
+        self._idle_since: float | None = None
         self._unreported: dict[int, list[int]] = {}
         """What workers had that we had killed, by the worker's number."""
 
@@ -270,10 +274,41 @@ class Crew:
 
     def next_deadline(self) -> float | None:
         """Return when `check_deadlines` is due, by `time.monotonic`."""
-        return self._roster.next_deadline()
+        times = [self._roster.next_deadline(), self._next_giving_back()]
+        return min((due for due in times if due is not None), default=None)
+
+    def _next_giving_back(self) -> float | None:
+        """Return when those that have long batches are to share them; None while nobody is idle."""
+        is_short = not self._queue and any(each.is_idle and each.is_ready for each in self._roster)
+        if not is_short or not self._long_ones():
+            self._idle_since = None
+            return None
+        if self._idle_since is None:
+            self._idle_since = time.monotonic()
+        return self._idle_since + IDLE_SECONDS
+
+    def _long_ones(self) -> list[RemoteWorker]:
+        """Return the workers whose only batch has calls left, and was not asked for yet."""
+        found = []
+        for worker in self._roster:
+            if worker.is_alive and len(worker.sent) == 1:
+                ((number, ticket),) = worker.sent.items()
+                mark = worker.slate.mark
+                if mark[1] == number != mark[2] and mark[0] < ticket.calls - 1:
+                    found.append(worker)
+        return found
+
+    def _ask_back(self) -> None:
+        """Have idle workers get their share of long batches, once what runs in those has ended."""
+        due = self._next_giving_back()
+        if due is not None and due <= time.monotonic():
+            self._idle_since = None
+            for worker in self._long_ones():
+                worker.slate.mark[2] = worker.slate.mark[1]
 
     def check_deadlines(self) -> None:
-        """Kill who is late, and bury who is long gone."""
+        """Kill who is late, bury who is long gone, and share long batches with who is idle."""
+        self._ask_back()
         for worker in self._roster.late():
             if worker.is_alive:
                 for ticket in worker.sent.values():

@@ -50,7 +50,8 @@ class Slate:
     ----------
     mark
         Item 0: position in its batch of the call being made, or `NOWHERE`. Item 1: number of the
-        sending of that batch.
+        sending of that batch. Item 2: number of one of which the parent wants back what has not
+        begun.
     """
 
     def __init__(self, number: int) -> None:

@@ -43,7 +43,8 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
         The calls, their functions and the values they start from.
     mark
         Item 0 is set to the position of each call before it is made, so that who survives this
-        process knows which call ended it.
+        process knows which call ended it. If items 1 and 2 are there, and equal, the rest is given
+        back.
     isolation
         Keeps what one call does to its arguments from the others; None: they share them, unless
         the cache is to keep what they return.
@@ -60,6 +61,7 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
     report = Report({}, {}, {}, [], 0.0, [], {}, worker_name())
     results, ends, cpu_seconds = report.values, report.ends, report.cpu_seconds
     reading = Reading(values)
+    is_watched = mark is not None and len(mark) > 2  # noqa: PLR2004 - it is a slate's
     if isolation is None and keeping is not None:
         isolation = Isolation(batch, None, 0)
     # In a process that never built a delayed value none can be returned.
@@ -72,6 +74,10 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
         for position, (index, number, kind, args, kwargs) in enumerate(batch.calls):
             if mark is not None:
                 mark[0] = position
+                if is_watched and position and mark[2] == mark[1]:
+                    # Others have nothing to do.
+                    report.unstarted.extend(call[0] for call in batch.calls[position:])
+                    break
             try:
                 if kind == LITERAL:
                     taken: Any = args

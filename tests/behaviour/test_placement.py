@@ -1,5 +1,6 @@
 """Under "auto", what the first calls of a function show decides where the others are made."""
 
+import collections
 import hashlib
 import os
 import threading
@@ -143,3 +144,19 @@ def test_a_cache_remembers_it_for_other_programs(tmp_path):
     done = run([delayed(pack)(n) for n in range(100, 130)], **options())
     assert lanes(done) == {"pack": "threads"}
     flowpar.Cache(tmp_path).store().close()
+
+
+def test_a_batch_that_takes_longer_than_calls_used_to_is_shared():
+    def work(n):
+        if n >= 400:
+            time.sleep(0.01)  # ten thousand times what the others taught
+        return n, os.getpid()
+
+    call = flowpar.delayed(work)
+    done = flowpar.run([call(n) for n in range(480)], scheduler="processes", workers=2)
+    (values,) = done.values
+    assert [n for n, _ in values] == list(range(480))
+    assert all(task.attempts <= 2 for task in done.tasks)
+    slow = collections.Counter(pid for _, pid in values[400:])
+    assert len(slow) == 2
+    assert min(slow.values()) >= 15
