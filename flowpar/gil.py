@@ -10,8 +10,11 @@ import threading
 import time
 from typing import Any, Final
 
-_LONGEST_LOOK: Final = 3e-4
+_LONGEST_LOOK: Final = 2e-3
 """Seconds; short beside the 5 ms after which Python hands the GIL to who waits for it."""
+
+_NAP: Final = 50
+"""Microseconds for which we leave a CPU to the other thread, which may have none of its own."""
 
 _COMPUTED: Final = 1e-4
 """Seconds of CPU time; a thread that has lost the GIL needs less until it sleeps."""
@@ -75,6 +78,7 @@ class Watched:
                     return True
                 if not _runs(self._state):
                     return False
+                _libc().usleep(_NAP)  # with the GIL: that is the point
             return None
 
 
@@ -98,4 +102,5 @@ def _libc() -> Any:
     libc = ctypes.PyDLL(None)  # unlike CDLL it keeps the GIL
     libc.pread.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_long]
     libc.pread.restype = ctypes.c_ssize_t
+    libc.usleep.argtypes = [ctypes.c_uint]
     return libc
