@@ -173,3 +173,13 @@ def test_a_batch_that_takes_longer_than_calls_used_to_is_shared():
     slow = collections.Counter(pid for _, pid in values[400:])
     assert len(slow) == 2
     assert min(slow.values()) >= 15
+
+
+def test_what_writes_to_its_argument_spoils_nobodys():
+    def grown(values):
+        values.append(1)
+        return len(values)
+
+    made = delayed(lambda n: list(range(n)))(5)
+    targets = [delayed(grown)(made) for _ in range(20)] + [delayed(len)(made)]
+    assert run(targets).values == ([6] * 20 + [5],)

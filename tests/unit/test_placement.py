@@ -8,7 +8,7 @@ import pytest
 
 from flowpar import delayed
 from flowpar.placement import TRIAL, WAITING, Placement
-from flowpar.shareable import shares_badly
+from flowpar.shareable import changes_arguments, shares_badly
 from flowpar.status import FunctionState, Timing
 
 
@@ -144,6 +144,51 @@ scipy = types.SimpleNamespace(signal=abs)
 @pytest.mark.parametrize("function", [shows, seeds, seeds_by_a_helper, ends])
 def test_what_belongs_to_the_whole_process_gets_one_of_its_own(function):
     assert Placement("auto").lane_of(state_of(function).function) == "processes"
+
+
+def with_column(frame, k=2):
+    frame["b"] = frame["a"] * k
+    return frame
+
+
+def scaled(values, by=2):
+    values *= by
+    return values
+
+
+def grown(values):
+    values.append(1)
+    return values
+
+
+def cell(table):
+    table.rows[0].name = "x"
+
+
+def filled(frame):
+    return frame.fillna(0, inplace=True)
+
+
+def local_only(values):
+    found = {}
+    for value in values:
+        found[value] = 1
+        found.setdefault(value, 2)
+    total = 0
+    total += len(found)
+    return total
+
+
+@pytest.mark.parametrize("function", [with_column, scaled, grown, cell, filled])
+def test_what_writes_to_its_arguments_gets_copies_of_them(function):
+    assert changes_arguments(function)
+    assert Placement("auto").lane_of(state_of(function).function) == "processes"
+
+
+def test_what_writes_to_its_own_things_does_not():
+    assert not changes_arguments(local_only)
+    assert not changes_arguments(len)
+    assert not changes_arguments(lambda values: sorted(values))
 
 
 def test_names_count_by_what_they_stand_for():
