@@ -50,7 +50,7 @@ LEAST_LOOKS: Final = 2
 """After so many, what a function does is known."""
 
 MOVING_SECONDS: Final = 6e-10
-"""A byte: writing 64 MB into a file of shared memory takes 30 ms, and reading it mapped 5 to 8 more."""
+"""A byte: writing 64 MB into a file of shared memory takes 30 ms, reading it mapped 5 to 8 more."""
 
 
 @dataclass(slots=True, eq=False)
