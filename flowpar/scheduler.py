@@ -33,6 +33,7 @@ from flowpar.errors import (
 from flowpar.events import Observers, Progressed, RunEnded, RunStarted, TaskEnded, TaskStarted
 from flowpar.experience import recall
 from flowpar.graph import Graph
+from flowpar.literals import Literals
 from flowpar.notes import describe
 from flowpar.pilot import Pilot
 from flowpar.placement import THREADED, TRIAL, WAITING, Placement
@@ -151,6 +152,7 @@ class Scheduler:
             self._plan.ended = []
         self._watched = self._observers.hear("on_progress")
         self._lanes: dict[str, Lane] = {}
+        self._literals = Literals()
         self._outcomes: queue.SimpleQueue[tuple[Flight, Report | BaseException]] = (
             queue.SimpleQueue()
         )
@@ -419,6 +421,7 @@ class Scheduler:
             self._load(inputs)
         elif lane.name == "processes":
             self._seal(inputs)
+            calls = self._literals.lend(calls, inputs)
         batch = Batch(calls, functions, inputs, self._plan.wanted(indices))
         batch.readers = frozenset(
             number for number in functions if self._plan.functions[number].rides
@@ -479,6 +482,8 @@ class Scheduler:
     def _take_report(self, flight: Flight, report: Report) -> None:
         plan = self._plan
         self._ledger.write(flight.indices, report, flight.lane.pool.name)
+        if flight.lane.is_local:
+            self._literals.take_back(flight.batch.calls)
         for index, failure in report.failed.items():
             self._explain(failure.error, index, flight.lane, report.worker)
         if self._judge is not None:

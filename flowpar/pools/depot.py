@@ -53,7 +53,7 @@ class Borrowed:
 class Held:
     """A value in a file that this process owns; the file goes when this does."""
 
-    __slots__ = ("_owner", "path", "size")
+    __slots__ = ("__weakref__", "_owner", "path", "size")
 
     def __init__(self, path: str, size: int) -> None:
         self.path = path
