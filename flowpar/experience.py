@@ -1,6 +1,7 @@
 """What is remembered of functions from one run of a program to the next: how they use a CPU.
 
-How long their calls take is not: that depends on what they are given, and one call tells it.
+How long their calls took only says how many are sent at first: it depends on what they are given,
+and one call tells it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,13 @@ def remember(function: Function, timing: Timing) -> None:
         _known.move_to_end(id(code))
         if len(_known) > MOST:
             _known.popitem(last=False)
+
+
+def remember_times(function: Function, timing: Timing) -> None:
+    """Keep only how long calls took, where they ran as the user said."""
+    known = recall(function)
+    known.earlier_seconds = timing.habits().earlier_seconds
+    remember(function, known)
 
 
 def forget() -> None:

@@ -10,6 +10,8 @@ import threading
 import time
 from typing import Any, Final
 
+from flowpar.pools.runqueue import RunQueue
+
 _LONGEST_LOOK: Final = 2e-3
 """Seconds; short beside the 5 ms after which Python hands the GIL to who waits for it."""
 
@@ -35,6 +37,7 @@ class Watched:
         # macOS has no such clocks.
         clock_of = getattr(time, "pthread_getcpuclockid", None)
         self._clock: int | None = None if clock_of is None else clock_of(self.thread)
+        self._queue = RunQueue(threading.get_native_id())
         self._state: int | None = None
         with contextlib.suppress(OSError):
             path = f"/proc/self/task/{threading.get_native_id()}/stat"
@@ -51,6 +54,10 @@ class Watched:
         """Return the CPU time that the thread has used; None if nobody can say."""
         with self._lock:
             return None if self._clock is None else time.clock_gettime(self._clock)
+
+    def delayed_seconds(self) -> float:
+        """Return for how long it has waited for a CPU in all; 0 if nobody can say."""
+        return self._queue.delayed_seconds()
 
     def is_importing(self) -> bool:
         """Return whether it is in the middle of an import."""

@@ -99,8 +99,8 @@ class Judge:
         self._forgotten: set[int] = set()
         self._current: set[bytes] = set()
         self._made: set[int] = set()
-        self._habits: dict[bytes, tuple[float, ...]] | None = None
-        self._new_habits: dict[bytes, tuple[float, ...]] = {}
+        self._habits: dict[bytes, tuple[float | str, ...]] | None = None
+        self._new_habits: dict[bytes, tuple[float | str, ...]] = {}
         self._codes_now: dict[tuple[str, str], bytes | None] = {}
         self.likeness = Likeness(graph, self._keys, self.store, self._current)
         self._owners: dict[bytes, int] = {}
@@ -488,7 +488,7 @@ class Judge:
     def remember(self, function: Function, habits: Timing) -> None:
         """Have the cache remember how a function uses a CPU."""
         code = self._keys.kind_of(function).maker.code
-        if code is not None and habits.looks:
+        if code is not None and (habits.looks or habits.placed):
             numbers = astuple(habits)
             if (self._habits or {}).get(code.digest) != numbers:
                 self._new_habits[code.digest] = numbers

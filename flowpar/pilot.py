@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Final
 
-from flowpar.experience import remember
-from flowpar.placement import START_SECONDS, TRIAL, Choice, Placement
+from flowpar.experience import remember, remember_times
+from flowpar.placement import START_SECONDS, TRIAL, WAITING, Choice, Placement
 from flowpar.planner import Plan
 from flowpar.pools.transport import Batch
 from flowpar.status import FunctionState, Timing
 from flowpar.task import Function
 from flowpar.trial import Trial
+
+_PLACES: Final = {"inline": "the thread that runs the graph", WAITING: "many threads"}
+"""Lanes, as people are told of them."""
 
 
 class Pilot:
@@ -89,6 +93,8 @@ class Pilot:
                 remember(state.function, state.timing)
                 if tell is not None:
                     tell(state.function, state.timing.habits())
+            elif state.timing.calls:
+                remember_times(state.function, state.timing)
 
     def _choose(self, state: FunctionState, *, is_running: bool = False) -> None:
         if not self._placement.is_free(state.function):
@@ -107,5 +113,6 @@ class Pilot:
         if choice is None or (is_running and choice.lane == "inline"):
             return
         self.choices[state.function.name] = choice
+        state.timing.placed = f"{_PLACES.get(choice.lane, choice.lane)}: {choice.why}"
         if choice.lane != state.lane:
             self._plan.change_lane(state.function, choice.lane)

@@ -307,7 +307,7 @@ class Plan:
                 if full and index not in chained:
                     continue
                 timing = state.timing
-                cost = timing.seconds / timing.calls if timing.calls else BATCH_SECONDS
+                cost = timing.expected_seconds or BATCH_SECONDS
                 seconds += cost + HANDLING_SECONDS
                 full = seconds >= BATCH_SECONDS or len(batch) >= BATCH_TASKS
             batch.append(index)
@@ -480,6 +480,7 @@ class Plan:
             if clocked and index in clocked:
                 timing.cpu_seconds += clocked[index]
                 timing.clocked_seconds += end - last
+                timing.delayed_seconds += report.delayed_seconds.get(index, 0.0)
             last = end
         for index, moved in report.values.items():
             if type(moved) is Held:

@@ -132,6 +132,8 @@ class Explanation:
         The explanations of those of its dependencies that are why.
     unseen
         What its code uses and nobody can look into, or was told not to: by name, with its type.
+    placed
+        Where calls of its function were made last under "auto", and why; empty: nobody knows.
     """
 
     def __init__(
@@ -142,12 +144,14 @@ class Explanation:
         *,
         causes: tuple[Explanation, ...] = (),
         unseen: tuple[str, ...] = (),
+        placed: str = "",
     ) -> None:
         self.key = key
         self.status = status
         self.reason = reason
         self.causes = causes
         self.unseen = unseen
+        self.placed = placed
 
     def __repr__(self) -> str:
         return f"<Explanation of {self.key}: {self.reason}>"
@@ -160,6 +164,8 @@ class Explanation:
             lines.append(f"{'  ' * depth}{each.key}: {each.reason}")
             if each.unseen:
                 lines.append(f"{'  ' * depth}  not looked into: {', '.join(each.unseen)}")
+            if each.placed:
+                lines.append(f"{'  ' * depth}  calls were made in {each.placed}")
             stack += [(depth + 1, cause) for cause in reversed(each.causes)]
         return "\n".join(lines)
 
@@ -180,6 +186,7 @@ class Explanation:
                 "reason": each.reason,
                 "causes": causes,
                 "unseen": list(each.unseen),
+                "placed": each.placed,
             }
             stack.pop()
         return made[id(self)]
@@ -395,7 +402,15 @@ class Look:
         else:
             reason = self._last_reason(index)
         unseen = self.judge.likeness.unseen(index)
-        return Explanation(self.graph.key(index), status, reason, causes=causes, unseen=unseen)
+        known = self.judge.recall(self.graph.function(index))
+        return Explanation(
+            self.graph.key(index),
+            status,
+            reason,
+            causes=causes,
+            unseen=unseen,
+            placed="" if known is None else known.placed,
+        )
 
     def _last_reason(self, index: int) -> str:
         trace = self.judge.trace_of(index)

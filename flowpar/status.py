@@ -78,11 +78,17 @@ class Timing:
     """What pickling the results of those took, without the copying of large buffers."""
     weighed_bytes: int = 0
     """Large buffers in what they took and gave."""
+    delayed_seconds: float = 0.0
+    """For how long they had no CPU though they wanted one: others had it."""
+    earlier_seconds: float = 0.0
+    """How long a call took in earlier runs, on average."""
+    placed: str = ""
+    """Where calls were made last, and why."""
 
     def forget_times(self) -> None:
         """Begin anew with how long calls take."""
         self.calls, self.seconds, self.cpu_seconds, self.clocked_seconds = 0, 0.0, 0.0, 0.0
-        self.running_seconds = self.running_cpu = 0.0
+        self.running_seconds = self.running_cpu = self.delayed_seconds = 0.0
 
     def habits(self) -> Timing:
         """Return what holds for other calls, too: how a CPU is used, and what moving costs."""
@@ -96,6 +102,9 @@ class Timing:
             weighed=self.weighed,
             pickle_seconds=self.pickle_seconds,
             weighed_bytes=self.weighed_bytes,
+            delayed_seconds=self.delayed_seconds,
+            earlier_seconds=self.seconds / self.calls if self.calls else self.earlier_seconds,
+            placed=self.placed,
         )
 
     @property
@@ -107,10 +116,18 @@ class Timing:
         return 2 * self.running_seconds or None
 
     @property
+    def expected_seconds(self) -> float | None:
+        """How long a call will take, for who sends many at once; None: nobody knows."""
+        if self.calls:
+            return self.seconds / self.calls
+        # With other arguments it may take longer than it used to.
+        return 2 * self.earlier_seconds or None
+
+    @property
     def cpu_share(self) -> float:
-        """How much of a call's time it uses a CPU, from 0 to 1; 1 if nobody knows."""
+        """How much of a call's time it uses a CPU, or would, from 0 to 1; 1 if nobody knows."""
         if self.clocked_seconds:
-            return self.cpu_seconds / self.clocked_seconds
+            return min(1.0, (self.cpu_seconds + self.delayed_seconds) / self.clocked_seconds)
         if self.running_seconds and not self.calls:
             return self.running_cpu / self.running_seconds
         return 1.0

@@ -55,13 +55,14 @@ class Trial:
         self._position = [-1]
         self._watched: Watched | None = None
         self.imports = False
-        self._begun = self._cpu_begun = 0.0
+        self._begun = self._cpu_begun = self._delayed_begun = 0.0
         self._looks = 0
 
     def run(self, batch: Batch) -> Report:
         """Make the calls of the batch, in a thread."""
         self._begun, self._cpu_begun = time.perf_counter(), time.thread_time()
         self._watched = watched = Watched()
+        self._delayed_begun = watched.delayed_seconds()
         try:
             report = execute(batch, self._position)
         finally:
@@ -79,6 +80,7 @@ class Trial:
         if watched.is_importing():
             self.imports = True
             self._begun, self._cpu_begun = time.perf_counter(), cpu or 0.0
+            self._delayed_begun = watched.delayed_seconds()
             return
         is_free = watched.computes()
         if cpu is None or is_free is None or self._position[0] != position:
@@ -89,7 +91,8 @@ class Trial:
         self._looks += 1
         now = time.perf_counter()
         if self._looks >= LOOKS and now - self._begun > LONG_SECONDS:
-            self._note(timing, now - self._begun, cpu - self._cpu_begun)
+            delayed = watched.delayed_seconds() - self._delayed_begun
+            self._note(timing, now - self._begun, cpu - self._cpu_begun + delayed)
 
     def _note(self, timing: Timing, seconds: float, cpu_seconds: float) -> None:
         """Take what was seen of a call that goes on for what is known of its function."""

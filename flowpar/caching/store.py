@@ -364,12 +364,12 @@ class Store(Directory):
                 with transaction(db):
                     db.executemany("insert or replace into file values (?, ?, ?)", made)
 
-    def habits(self) -> dict[bytes, tuple[float, ...]]:
+    def habits(self) -> dict[bytes, tuple[float | str, ...]]:
         """Return what is remembered of how functions use a CPU, by the digest of their code."""
         known = {key: tuple_of(data) for key, data in self.query("select * from habit")}
         return {key: habits for key, habits in known.items() if habits is not None}
 
-    def put_habits(self, habits: Mapping[bytes, tuple[float, ...]]) -> None:
+    def put_habits(self, habits: Mapping[bytes, tuple[float | str, ...]]) -> None:
         """Remember how functions use a CPU."""
         rows = [(key, pickle.dumps(numbers, 4)) for key, numbers in habits.items()]
         with self._index(to_write=True) as db:

@@ -16,6 +16,7 @@ from flowpar.pools.channel import FrameReader, FrameWriter
 from flowpar.pools.depot import Depot
 from flowpar.pools.failures import pack_error
 from flowpar.pools.parcel import Shelf
+from flowpar.pools.runqueue import account_for_this_thread
 from flowpar.pools.slate import NOWHERE, Claims, Slate
 from flowpar.pools.surroundings import Context, Surroundings, become_worker
 from flowpar.pools.transport import Batch, dump_report
@@ -102,6 +103,7 @@ class ProcessWorker:
         if not self._initialize(context.initializer):
             return
         surroundings = Surroundings()
+        account_for_this_thread()
         self._depot = context.depot
         self._send(channel.READY, 0)
         while True:

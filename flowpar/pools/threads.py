@@ -17,6 +17,7 @@ from typing import Any
 from flowpar.errors import Cancelled, PoolError
 from flowpar.pools.base import Callback, Ticket, Watchdog
 from flowpar.pools.resources import cpu_count
+from flowpar.pools.runqueue import account_for_this_thread
 from flowpar.pools.transport import Batch
 from flowpar.pools.worker import timed_out
 
@@ -120,6 +121,7 @@ class ThreadPool:
             self._start_thread()
 
     def _work(self) -> None:
+        account_for_this_thread()
         while True:
             ticket = self._next()
             if ticket is None:

@@ -95,6 +95,8 @@ class Report:
     """What the cache is told of values, by index."""
     damaged: list[int] = field(default_factory=list)
     """Inputs that were kept and cannot be read any more, by index."""
+    delayed_seconds: dict[int, float] = field(default_factory=dict)
+    """For how long the calls that took more than 1 ms had no CPU though they wanted one."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return load_report, (dump_report(self),)
@@ -338,6 +340,7 @@ def dump_report(report: Report, depot: Depot | None = None, mark: int = 0) -> by
             report.worker,
             report.kept,
             report.damaged,
+            report.delayed_seconds,
         ),
         protocol=5,
     )

@@ -15,12 +15,16 @@ from typing import Any
 from flowpar.caching.keeping import Keeping
 from flowpar.errors import TaskError, TaskTimeout
 from flowpar.pools.failures import text_of
+from flowpar.pools.runqueue import delayed_seconds
 from flowpar.pools.transport import PLAIN, Batch, Failure, Report, references
 from flowpar.pools.values import Isolation, NotComputed, Reading, Values
 from flowpar.task import ALL_REFS, LITERAL, TASK_TYPES, Ref, Template
 
 CPU_TIME_FROM = 1e-4
 """Seconds; the CPU clock of a thread costs 0.3 µs to read, so shorter calls are not asked."""
+
+DELAY_FROM = 1e-3
+"""Seconds; as that, but 1 µs."""
 
 _inside = threading.local()
 
@@ -68,7 +72,7 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
     may_expand = len(TASK_TYPES) > 1
     clock, cpu_clock = time.perf_counter, time.thread_time
     _inside.depth = getattr(_inside, "depth", 0) + 1
-    last_cpu = cpu_clock()
+    last_cpu, last_delayed = cpu_clock(), delayed_seconds()
     report.start = last = clock()
     try:  # noqa: PLR1702
         for position, (index, number, kind, args, kwargs) in enumerate(batch.calls):
@@ -121,6 +125,10 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
                 cpu = cpu_clock()
                 cpu_seconds[index] = cpu - last_cpu
                 last_cpu = cpu
+                if now - last > DELAY_FROM:
+                    delayed = delayed_seconds()
+                    report.delayed_seconds[index] = delayed - last_delayed
+                    last_delayed = delayed
             last = now
             if may_expand and type(value) not in PLAIN and _holds_task(value):
                 report.expanded[index] = value

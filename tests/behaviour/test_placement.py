@@ -3,6 +3,8 @@
 import collections
 import hashlib
 import os
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -157,6 +159,55 @@ def test_a_cache_remembers_it_for_other_programs(tmp_path):
     run([delayed(pack)(1000 + n) for n in range(2)], **options())
     assert experience.recall(delayed(pack)._function).looks >= next(iter(habits.values()))[6]
     flowpar.Cache(tmp_path).store().close()
+
+
+def test_an_explanation_says_where_calls_were_made_and_why(tmp_path):
+    targets = [delayed(crunch)(n) for n in range(40)]
+    done = run(targets, cache=tmp_path)
+    placed = flowpar.explain(targets[3], cache=tmp_path).placed
+    choice = done.placement["crunch"]
+    assert placed.endswith(choice.why)
+    assert choice.lane != "processes" or placed.startswith("processes: it holds the GIL")
+    assert placed in str(flowpar.explain(targets[3], cache=tmp_path))
+    flowpar.Cache(tmp_path).store().close()
+
+
+def test_what_computes_does_not_seem_to_wait_on_a_busy_machine():
+    hogs = [
+        subprocess.Popen([sys.executable, "-c", "import os\nwhile os.getppid() != 1: pass"])
+        for _ in range(2 * os.cpu_count())
+    ]
+    try:
+        found = []
+        for _ in range(5):
+            experience.forget()
+            found += lanes(run([delayed(crunch)(n) for n in range(20)])).values()
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+    assert found
+    # A look may fail to tell; that it did not want a CPU cannot be seen, as it did.
+    assert found.count("waiting") <= 1, found
+
+
+def test_sizes_of_batches_are_remembered():
+    targets = [delayed(cube)(n) for n in range(2000)]
+
+    class Batches:
+        def __init__(self):
+            self.seen = []
+
+        def on_task_start(self, event):
+            self.seen.append(event.time)
+
+    def first_batch():
+        observer = Batches()
+        flowpar.compute(targets, scheduler="processes", workers=2, observers=[observer])
+        return observer.seen.count(observer.seen[0])
+
+    assert first_batch() == 1
+    assert first_batch() > 10
 
 
 def test_a_batch_that_takes_longer_than_calls_used_to_is_shared():
