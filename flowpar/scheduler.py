@@ -65,6 +65,7 @@ from flowpar.trial import LOOK_EVERY, Trial
 
 if TYPE_CHECKING:
     from flowpar.judge import Judge
+    from flowpar.stragglers import Stragglers
 
 TICK: Final = 0.1
 """Seconds between two looks at the progress."""
@@ -153,6 +154,7 @@ class Scheduler:
         self._watched = self._observers.hear("on_progress")
         self._lanes: dict[str, Lane] = {}
         self._literals = Literals()
+        self._stragglers = self._make_stragglers()
         self._outcomes: queue.SimpleQueue[tuple[Flight, Report | BaseException]] = (
             queue.SimpleQueue()
         )
@@ -177,6 +179,13 @@ class Scheduler:
 
         seed_of = None if self._options.seed is None else self._seed
         return Judge(cache, self._graph, seed_of=seed_of, is_nested=self._nested)
+
+    def _make_stragglers(self) -> Stragglers | None:
+        if not self._options.speculate:
+            return None
+        from flowpar.stragglers import Stragglers  # noqa: PLC0415 - few runs have them
+
+        return Stragglers(self._plan)
 
     def _recall(self, function: Function) -> Timing:
         """Return what is remembered of how a function uses a CPU."""
@@ -337,9 +346,18 @@ class Scheduler:
             limits.append(due)
         if self._pilot.is_watching:
             limits.append(LOOK_EVERY)
+        if self._stragglers is not None:
+            limits += self._tend(self._stragglers)
         if not self._plan.is_running and self._plan.lanes():
             limits.append(0.0)
         return min(limits, default=None)
+
+    def _tend(self, stragglers: Stragglers) -> list[float]:
+        """Have late calls made twice; return in how many seconds to look again."""
+        lanes = [lane for lane in self._lanes.values() if hasattr(lane.pool, "repeat")]
+        idle = [lane for lane in lanes if not self._plan.n_ready(lane.name)]
+        dues = [stragglers.tend(each.pool, each.flights.items(), self._clock()) for each in idle]
+        return [due for due in dues if due is not None]
 
     def _stuck(self) -> BaseException:
         keys = tuple(self._graph.key(index) for index in self._plan.waiting())[:20]

@@ -54,6 +54,9 @@ class Options:
     memory_limit: float | None = None
     """Bytes that values may take while the run holds them, or a text such as "2 GB"; what is needed
     last goes to disk. Not the memory that tasks use themselves."""
+    speculate: bool = False
+    """Whether a pure call that takes twice as long as others of its function is started once more,
+    in a worker process that has nothing to do. The first result counts; the other is stopped."""
 
 
 _block: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar(
@@ -179,6 +182,10 @@ def _check_memory_limit(name: str, value: object) -> float | None:
     return None if value is None else check_bytes(name, value)
 
 
+def _check_speculate(name: str, value: object) -> bool:
+    return check_bool(name, value)
+
+
 _CHECKS: Final = {
     "scheduler": _check_scheduler,
     "cache": _check_cache,
@@ -190,4 +197,5 @@ _CHECKS: Final = {
     "seed": _check_seed,
     "start_method": _check_start_method,
     "memory_limit": _check_memory_limit,
+    "speculate": _check_speculate,
 }

@@ -86,6 +86,27 @@ class Crew:
         """End tickets, killing workers where there is no other way."""
         for ticket in tickets:
             self._end(ticket, Cancelled(reason))
+        self._stop_what_has_ended()
+
+    def repeat(self, ticket: ProcessTicket) -> None:
+        """Have an idle worker begin what another is at; the first report counts."""
+        if ticket.has_ended or ticket.is_repeated or not self._is_begun(ticket):
+            return
+        for worker in self._roster:
+            if worker.is_idle and worker.is_ready:
+                ticket.is_repeated = True
+                self._send(worker, ticket)
+                return
+
+    def _is_begun(self, ticket: ProcessTicket) -> bool:
+        for worker in self._roster:
+            for number, sent in worker.sent.items():
+                if sent is ticket:
+                    return worker.slate.mark[1] == number
+        return False
+
+    def _stop_what_has_ended(self) -> None:
+        """Kill the workers that are at something whose end is known."""
         for worker in self._roster:
             if any(ticket.has_ended for ticket in worker.sent.values()):
                 self._requeue(worker.recall())
@@ -170,6 +191,8 @@ class Crew:
             is_report = frame.kind == channel.REPORT
             ticket = worker.sent.pop(frame.number)
             self._end(ticket, frame.payload if is_report else _load_error(frame))
+            if ticket.is_repeated:
+                self._stop_what_has_ended()
         else:
             raise FrameError
 
@@ -231,11 +254,13 @@ class Crew:
             worker = self._worker_for(self._queue[0])
             if worker is None:
                 return
-            ticket = self._queue.popleft()
-            worker.send(next(self._sendings), ticket)
-            if ticket.timeout is not None:
-                worker.deadline = time.monotonic() + ticket.timeout
-            self._write(worker)
+            self._send(worker, self._queue.popleft())
+
+    def _send(self, worker: RemoteWorker, ticket: ProcessTicket) -> None:
+        worker.send(next(self._sendings), ticket)
+        if ticket.timeout is not None:
+            worker.deadline = time.monotonic() + ticket.timeout
+        self._write(worker)
 
     def _worker_for(self, ticket: ProcessTicket) -> RemoteWorker | None:
         """Return the best worker for a ticket that can take it now, if there is any."""
@@ -315,6 +340,7 @@ class Crew:
                     where = f"its process ({worker.pid}) was killed"
                     self._end(ticket, timed_out(ticket.timeout or 0.0, where))
                 self._kill(worker)
+                self._stop_what_has_ended()  # what it shared with another
             elif worker.reason is None:
                 worker.reason = "was killed because it had lost its channel (did a task close it?)"
                 self._roster.kill(worker)
@@ -355,9 +381,10 @@ class Crew:
         self._take_back(worker)
         position, charged = worker.slate.mark[0], list(worker.sent.values())
         home().sweep(worker.pid, worker.sent)
-        for ticket in charged:
-            self._end(ticket, worker_died(death, position, ticket.calls))
         self._roster.forget(worker)
+        for ticket in charged:
+            if not self._is_elsewhere(ticket):
+                self._end(ticket, worker_died(death, position, ticket.calls))
         return bool(charged)
 
     def _death(self, worker: RemoteWorker, exit_code: int | None) -> Death:
@@ -433,13 +460,21 @@ class Crew:
         elif not isinstance(ending, BaseException):
             discard_report(ending)
 
+    def _is_elsewhere(self, ticket: ProcessTicket) -> bool:
+        """Return whether another worker is at it, which then decides how it ends."""
+        return ticket.is_repeated and any(
+            ticket in worker.sent.values() for worker in self._roster if worker.is_alive
+        )
+
     def _end_queue(self, error: BaseException) -> None:
         while self._queue:
             self._end(self._queue.popleft(), error)
 
     def _requeue(self, tickets: Iterable[ProcessTicket]) -> None:
         """Put tickets that were not begun at the head of the queue, in their order."""
-        open_tickets = [ticket for ticket in tickets if not ticket.has_ended]
+        open_tickets = [
+            ticket for ticket in tickets if not ticket.has_ended and not self._is_elsewhere(ticket)
+        ]
         if self._broken is None:
             self._queue.extendleft(reversed(open_tickets))
         else:

@@ -15,7 +15,7 @@ from flowpar.pools.base import Callback
 from flowpar.pools.nursery import Settings
 from flowpar.pools.parcel import Packer, one_call
 from flowpar.pools.resources import cpu_count
-from flowpar.pools.switchboard import Cancel, Switchboard
+from flowpar.pools.switchboard import Cancel, Repeat, Switchboard
 from flowpar.pools.ticket import ProcessTicket
 from flowpar.pools.transport import Batch, not_picklable
 from flowpar.pools.worker import execute
@@ -159,6 +159,16 @@ class ProcessPool:
         if open_tickets:
             with contextlib.suppress(PoolError):  # closed: they have ended
                 self._board.post(Cancel(open_tickets))
+
+    def repeat(self, ticket: ProcessTicket) -> None:
+        """Start a call that runs once more, in a worker that is idle; the first to end counts.
+
+        If there is none, or two have it already, nothing happens.
+        """
+        self._check_owner()
+        if not ticket.has_ended and not ticket.is_repeated:
+            with contextlib.suppress(PoolError):  # closed: it has ended
+                self._board.post(Repeat(ticket))
 
     def close(self) -> None:
         """End all calls that have not ended with `Cancelled`, and all processes."""

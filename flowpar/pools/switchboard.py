@@ -33,6 +33,13 @@ class Cancel:
     tickets: tuple[ProcessTicket, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A ticket that a second worker is to begin."""
+
+    ticket: ProcessTicket
+
+
 class Switchboard:
     """Runs a crew in a daemon thread, from the first ticket until there was no work for a while."""
 
@@ -40,7 +47,7 @@ class Switchboard:
         self._settings = settings
         # A finalizer may close the pool in the midst of any call of the same thread.
         self._lock = threading.RLock()
-        self._inbox: deque[ProcessTicket | Cancel] = deque()
+        self._inbox: deque[ProcessTicket | Cancel | Repeat] = deque()
         self._open: dict[ProcessTicket, None] = {}
         self._thread: threading.Thread | None = None
         self._line: _Line | None = None
@@ -67,7 +74,7 @@ class Switchboard:
                 )
                 self._thread.start()
 
-    def post(self, message: ProcessTicket | Cancel) -> None:
+    def post(self, message: ProcessTicket | Cancel | Repeat) -> None:
         """Leave something for the thread.
 
         Raises
@@ -145,6 +152,8 @@ class Switchboard:
             message = self._inbox.popleft()
             if isinstance(message, Cancel):
                 crew.cancel(message.tickets, "the task was cancelled")
+            elif isinstance(message, Repeat):
+                crew.repeat(message.ticket)
             else:
                 crew.submit(message)
 
@@ -211,7 +220,7 @@ class _Line:
             except OSError:  # full: it is being woken already; or closed: nobody listens
                 return
 
-    def listen(self, inbox: deque[ProcessTicket | Cancel], pause: float | None) -> None:
+    def listen(self, inbox: deque[ProcessTicket | Cancel | Repeat], pause: float | None) -> None:
         """Wait for something to happen, and have the crew hear of it."""
         # First said, then looked: who puts something in after our look sees that we listen.
         self._is_listening = True

@@ -33,6 +33,8 @@ class ProcessTicket:
     """What is sent; None once it has ended."""
     misses: int = 0
     """Workers that died before they began it, with nothing else to do."""
+    is_repeated: bool = False
+    """Whether two workers are at it."""
     has_ended: bool = False
 
     def tell(self, ending: Ending) -> None:
