@@ -98,13 +98,13 @@ class Literals:
 
     def _lent(self, call: Call, inputs: dict[int, object]) -> Call:
         index, number, _, args, kwargs = call
+        ids = [id(v) for v in (*args, *(kwargs or {}).values()) if type(v) not in _NEVER_LENT]
+        if len(set(ids)) < len(ids):
+            return call  # who takes an object twice gets one object; as two refs it would be two
         found: dict[int, object] = {}
         lent_args = tuple([self._stand_in(value, found) for value in args])
         lent_kwargs = kwargs and {n: self._stand_in(value, found) for n, value in kwargs.items()}
-        refs = [v for v in (*lent_args, *(lent_kwargs or {}).values()) if type(v) is Ref]
-        lent = [ref.index for ref in refs if ref.index in found]
-        # Who takes an object twice gets one object; as two refs it would be two.
-        if not lent or len(lent) > len(found):
+        if not found:
             return call
         inputs.update(found)
         return index, number, MIXED, lent_args, lent_kwargs

@@ -75,10 +75,21 @@ class Pilot:
                 self._choose(self._plan.functions[number], is_running=True)
         return known
 
-    def consider(self, indices: Iterable[int]) -> None:
-        """Look at the functions of some tasks again; at each the less often the more is known."""
+    def consider(self, indices: Iterable[int], *, is_surprised: bool = False) -> None:
+        """Look at the functions of some tasks again; at each the less often the more is known.
+
+        Parameters
+        ----------
+        indices
+            The tasks.
+        is_surprised
+            Whether their calls took longer than was known of them: then that is forgotten.
+        """
         for state in {id(state): state for state in map(self._plan.state, indices)}.values():
             number = state.function.number
+            if is_surprised:
+                state.timing.forget_times()
+                self._next_look[number] = 1
             if number in self._misled:
                 self._misled.discard(number)
                 state.timing.forget_times()

@@ -21,7 +21,6 @@ from __future__ import annotations
 import collections
 import heapq
 import random
-import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
@@ -32,7 +31,8 @@ from flowpar.graph import Graph
 from flowpar.limits import Limits
 from flowpar.pools.depot import Held
 from flowpar.pools.failures import type_name
-from flowpar.pools.transport import KEPT, TINY_TYPES, Packed, Report
+from flowpar.pools.transport import TINY_TYPES, Report
+from flowpar.sizes import size_of
 from flowpar.status import (
     CACHED,
     DONE,
@@ -126,6 +126,12 @@ class Plan:
     Source: the split of deciding from doing is that of ninja's ``Plan``; batches as connected
     parts of the graph are our own.
     """
+
+    is_guarded = False
+    """Whether memory is limited: then what is inside containers counts in `sizes`, though it takes
+    time to look, and of a function whose values are not known yet one call is made first."""
+    most_tasks = BATCH_TASKS
+    """Tasks in a batch at most."""
 
     def __init__(
         self,
@@ -307,9 +313,9 @@ class Plan:
                 if full and index not in chained:
                     continue
                 timing = state.timing
-                cost = timing.expected_seconds or BATCH_SECONDS
-                seconds += cost + HANDLING_SECONDS
-                full = seconds >= BATCH_SECONDS or len(batch) >= BATCH_TASKS
+                cost = timing.expected_seconds if timing.calls or not self.is_guarded else None
+                seconds += (BATCH_SECONDS if cost is None else cost) + HANDLING_SECONDS
+                full = seconds >= BATCH_SECONDS or len(batch) >= self.most_tasks
             batch.append(index)
             for dependent in dependents[index]:
                 waits_for = missing[dependent]
@@ -457,7 +463,7 @@ class Plan:
         for index, came in values.items():
             if type(came) in TINY_TYPES:
                 continue
-            size = size_of(came)
+            size = size_of(came, deep=self.is_guarded)
             if size >= SIZED_FROM:
                 self.held_bytes += size - self.sizes.get(index, 0)
                 self.sizes[index] = size
@@ -545,6 +551,9 @@ class Plan:
             self._end_well(index, is_done=is_done)
             if source in self.values:
                 self.values[index] = self.values[source]
+                if source in self.sizes:  # until that is dropped, it is counted twice
+                    self.sizes[index] = self.sizes[source]
+                    self.held_bytes += self.sizes[index]
             self._drop_use(source)
             if self.finished_targets is not None and index in self._targets:
                 self.finished_targets.append(index)
@@ -552,6 +561,7 @@ class Plan:
             self._let_go(index)
             if not self._uses[index]:
                 self.values.pop(index, None)
+                self.held_bytes -= self.sizes.pop(index, 0)
 
     def _end_well(self, index: int, *, is_done: bool) -> None:
         self._move(index, DONE if is_done else CACHED)
@@ -1104,19 +1114,6 @@ class Plan:
     def waiting(self) -> Iterator[int]:
         """Yield the tasks that wait for others; only a plan that is stuck is asked."""
         return (index for index, status in enumerate(self.status) if status == WAITING)
-
-
-def size_of(value: object) -> int:
-    """Return how much memory a value takes, about; 0 for what is on disk."""
-    kind = type(value)
-    if kind is Held:
-        return value.size  # type: ignore[attr-defined,no-any-return]
-    if kind is Packed:
-        return len(value.data)  # type: ignore[attr-defined]
-    if kind in KEPT:
-        return 0
-    size = getattr(value, "nbytes", None)
-    return size if isinstance(size, int) else sys.getsizeof(value, 0)
 
 
 def _is_one_of(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:

@@ -50,7 +50,6 @@ from flowpar.pools.transport import (
     SEALED,
     TINY_TYPES,
     Batch,
-    Packed,
     Report,
     prepare_module,
     references,
@@ -58,7 +57,7 @@ from flowpar.pools.transport import (
 from flowpar.pools.worker import execute
 from flowpar.record import CLOCK_OFFSET, Ledger, Run, failure_of
 from flowpar.settings import Options
-from flowpar.spilling import spill
+from flowpar.spilling import Guard
 from flowpar.status import READY, FunctionState, Timing
 from flowpar.task import LITERAL, Function, Task
 from flowpar.trial import LOOK_EVERY, Trial
@@ -69,6 +68,10 @@ if TYPE_CHECKING:
 
 TICK: Final = 0.1
 """Seconds between two looks at the progress."""
+
+PATIENCE: Final = 0.05
+"""Seconds that a batch may take in this process where flowpar chose to make its calls here. They
+were quick when it was sent; if the next are not, they may belong elsewhere."""
 
 AGAIN: Final = 0.02
 """Seconds after which it is looked again whether another process has computed a value."""
@@ -148,6 +151,8 @@ class Scheduler:
             # Without a cache the plan holds nothing that does not pickle: it goes with errors.
             timing_of=recall if self._judge is None else self._recall,
         )
+        limit = options.memory_limit
+        self._guard = None if limit is None else Guard(self._plan, limit)
         self._observers = Observers([*observers, *options.observers], _warn)
         if self._observers.hear("on_task_end"):
             self._plan.ended = []
@@ -161,7 +166,7 @@ class Scheduler:
         self._cancelled = threading.Event()
         self.deliver: Callable[[Any], object] | None = None
         """Given the value of each target as it is there; the run then lets go of it."""
-        self._is_native_limited: bool | None = None
+        self._native_width: int | None = None
         self._begin = self._last_tick = clock()
         self._final: BaseException | None = None
         self.record = Run(graph, self._plan, self._ledger)
@@ -385,8 +390,9 @@ class Scheduler:
 
     def _limit_native(self) -> None:
         """Have BLAS and its like start no more threads than ours leave CPUs for."""
-        if self._is_native_limited is None:
-            self._is_native_limited = native.limit(self._options.workers or cpu_count())
+        if self._native_width is None:
+            width = self._options.workers or cpu_count()
+            self._native_width = width if native.limit(width) else 0
 
     def _pool(self, name: str) -> Any:
         workers = self._options.workers
@@ -446,6 +452,8 @@ class Scheduler:
         )
         if len(indices) == 1:
             batch.timeout = first.policy.timeout
+        elif lane.is_local and self._placement.scheduler == "auto":
+            batch.patience = PATIENCE
         batch.stop_on_error = self._options.on_error == "raise"
         if self._options.seed is not None:
             batch.seeds = {index: self._seed(index) for index in indices}
@@ -508,12 +516,14 @@ class Scheduler:
             self._judge.record(flight.indices, report)
         for index in plan.finish(flight.indices, report, self._clock()):
             self._expand(index, report.expanded[index], flight.lane)
-        limit = self._options.memory_limit
-        if limit is not None and plan.held_bytes > limit:
-            spill(plan, limit)
+        if self._guard is not None:
+            self._guard.tend(report.values)
         if self._placement.scheduler == "auto":
             # All in a batch of another lane are much the same.
-            self._pilot.consider(flight.indices if flight.trial else flight.indices[:1])
+            self._pilot.consider(
+                flight.indices if flight.trial else flight.indices[:1],
+                is_surprised=flight.batch.patience is not None and bool(report.unstarted),
+            )
         if flight.lane.name == "processes":
             for value in report.values.values():
                 if type(value) is Held:
@@ -559,8 +569,8 @@ class Scheduler:
         """Let the delayed value that a task returned be computed in its place."""
         size = len(self._graph)
         try:
-            if isinstance(returned, Packed):
-                returned = returned.load()
+            if type(returned) in SEALED:
+                returned = returned.load()  # type: ignore[attr-defined]
             source = returned if isinstance(returned, Task) else gather(returned)
             self._plan.expand(index, self._graph.grow([source])[0])
             if self._judge is not None:
@@ -679,8 +689,8 @@ class Scheduler:
         self._pilot.close(None if self._judge is None else self._judge.remember)
         if self._judge is not None:
             self._judge.close()
-        if self._is_native_limited:
-            native.release()
+        if self._native_width:
+            native.release(self._native_width)
         for lane in self._lanes.values():
             tickets = [ticket for ticket in lane.flights.values() if ticket is not None]
             _cancel(lane.pool, tickets)

@@ -95,7 +95,11 @@ def _nothing_left():
         f"left open: {dict(open_files().items() - files.items())}"
     )
     new = set(os.listdir("/dev/shm")) - names
-    left = {n for n in new if not n.startswith(("sem.", "psm_")) and not is_locked(f"/dev/shm/{n}")}
+    left = {
+        n
+        for n in new
+        if not n.startswith(("sem.", "psm_", "joblib_")) and not is_locked(f"/dev/shm/{n}")
+    }
     assert not left, f"left in shared memory: {left}"
 
 

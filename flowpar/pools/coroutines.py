@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
 import os
@@ -70,7 +71,9 @@ class CoroutinePool:
         if self.closed or os.getpid() != self._pid:
             raise PoolError("this event loop is closed, or belongs to another process")
         ticket = CoroutineTicket(callback, error_callback)
-        self._running_loop().call_soon_threadsafe(self._start, ticket, args[0])
+        self._running_loop().call_soon_threadsafe(
+            self._start, ticket, args[0], context=contextvars.copy_context()
+        )
         return ticket
 
     def cancel(self, ticket: object) -> None:

@@ -17,7 +17,8 @@ _LIBRARIES: Final = ("numpy", "scipy", "sklearn", "torch")
 """Packages that bring such libraries; without one of them nothing is looked for."""
 
 _lock = threading.Lock()
-_users = 0
+_widths: list[int] = []
+"""Of the runs that want a limit now."""
 _limits: Any = None
 
 
@@ -29,7 +30,7 @@ def limit(width: int) -> bool:
     bool
         Whether `release` is to be called: False if nothing was limited.
     """
-    global _users, _limits  # noqa: PLW0603 - the libraries' settings are global too
+    global _limits  # noqa: PLW0603 - the libraries' settings are global too
     if (
         user_limits_threads()
         or not any(name in sys.modules for name in _LIBRARIES)
@@ -39,17 +40,19 @@ def limit(width: int) -> bool:
     import threadpoolctl  # noqa: PLC0415 - an extra
 
     with _lock:
-        _users += 1
-        if _limits is None:
-            _limits = threadpoolctl.threadpool_limits(max(1, cpu_count() // width))
+        _widths.append(width)
+        if _limits is None or width == max(_widths):
+            if _limits is not None:
+                _limits.restore_original_limits()
+            _limits = threadpoolctl.threadpool_limits(max(1, cpu_count() // max(_widths)))
     return True
 
 
-def release() -> None:
+def release(width: int) -> None:
     """Let libraries use as many threads as before, if no other run needs the limit."""
-    global _users, _limits  # noqa: PLW0603 - as above
+    global _limits  # noqa: PLW0603 - as above
     with _lock:
-        _users -= 1
-        if not _users and _limits is not None:
+        _widths.remove(width)
+        if not _widths and _limits is not None:
             _limits.restore_original_limits()
             _limits = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -53,10 +54,11 @@ class SerialPool:
 
 def _run_for(timeout: float, function: Callable[[], Any]) -> Any:
     ended: list[tuple[bool, Any]] = []
+    context = contextvars.copy_context()
 
     def run() -> None:
         try:
-            ended.append((True, function()))
+            ended.append((True, context.run(function)))
         except BaseException as error:  # noqa: BLE001 - raised again by who waits
             ended.append((False, error))
 

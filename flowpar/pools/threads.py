@@ -6,6 +6,7 @@ and goes on in its thread; another thread takes that one's place, and it ends wi
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import itertools
 import os
@@ -81,8 +82,10 @@ class ThreadPool:
         if self.closed or os.getpid() != self._pid:
             raise PoolError("this thread pool is closed, or belongs to another process")
         timeout = args[0].timeout if args and type(args[0]) is Batch else None
+        # What the caller has set for its own thread holds for its calls: decimals, numpy.errstate.
+        context = contextvars.copy_context()
         ticket = ThreadTicket(
-            lambda: func(*args, **(kwds or {})), callback, error_callback, timeout
+            lambda: context.run(func, *args, **(kwds or {})), callback, error_callback, timeout
         )
         with self._lock:
             # Each call claims a thread that waits; if none is left, there is to be one more.

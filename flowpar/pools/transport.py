@@ -53,6 +53,8 @@ class Batch:
     """Those of the wanted whose values others take, in this process too."""
     readers: frozenset[int] = frozenset()
     """Functions, by number, that only read what they get, and return a part of it."""
+    patience: float | None = None
+    """Seconds after which no further call is begun here, and the rest is given back."""
     keeper: Keeper | None = None
     """Digests the values, and writes those that are to be kept; None: the run has no cache."""
 
@@ -193,6 +195,7 @@ def _plain_batch(batch: Batch) -> tuple[object, ...]:
         batch.seeds,
         batch.lent,
         batch.readers,
+        batch.patience,
         batch.keeper,
     )
 

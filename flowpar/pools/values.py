@@ -26,7 +26,9 @@ class NotComputed(LookupError):
 
 
 class Values(dict[int, Any]):
-    """Values by index; one that is sealed is loaded each time it is taken.
+    """Values by index; one that is sealed is loaded anew for each call that takes it.
+
+    Who makes the calls clears `loaded` before each.
 
     Raises
     ------
@@ -36,11 +38,13 @@ class Values(dict[int, Any]):
         If one cannot be loaded.
     """
 
-    __slots__ = ("damaged", "sealed")
+    __slots__ = ("damaged", "loaded", "sealed")
 
     def __init__(self, inputs: Mapping[int, Any]) -> None:
         self.damaged: list[int] = []
         """Values that were kept, and cannot be read any more."""
+        self.loaded: dict[int, Any] = {}
+        """What one call has taken so far: who takes a value twice gets one object."""
         self.sealed = {i: value for i, value in inputs.items() if type(value) in SEALED}
         super().__init__(
             {i: value for i, value in inputs.items() if i not in self.sealed}
@@ -49,11 +53,13 @@ class Values(dict[int, Any]):
         )
 
     def __missing__(self, index: int) -> Any:
+        if index in self.loaded:
+            return self.loaded[index]
         sealed = self.sealed.get(index)
         if sealed is None:
             raise NotComputed(index)
         try:
-            return sealed.load()
+            found = self.loaded[index] = sealed.load()
         except (Exception, SystemExit) as error:
             if type(sealed) in KEPT:  # it can be made again
                 del self.sealed[index]
@@ -62,6 +68,7 @@ class Values(dict[int, Any]):
             raise TaskError(
                 f"a value that this task needs could not be loaded: {type(error).__name__}: {error}"
             ) from error
+        return found
 
 
 class Reading(dict[int, Any]):

@@ -60,6 +60,7 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
     CPython 3.11.
     """
     functions, wanted, seeds, readers = batch.functions, batch.wanted, batch.seeds, batch.readers
+    patience = batch.patience
     keeping = None if batch.keeper is None else Keeping(batch.keeper, functions)
     values = Values(batch.inputs)
     report = Report({}, {}, {}, [], 0.0, [], {}, worker_name())
@@ -68,8 +69,8 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
     is_watched = mark is not None and len(mark) > 2  # noqa: PLR2004 - it is a slate's
     if isolation is None and keeping is not None:
         isolation = Isolation(batch, None, 0)
-    # In a process that never built a delayed value none can be returned.
-    may_expand = len(TASK_TYPES) > 1
+    # In a process that never built a delayed value none can be returned; a call may be the first.
+    task_types, loaded = TASK_TYPES, values.loaded
     clock, cpu_clock = time.perf_counter, time.thread_time
     _inside.depth = getattr(_inside, "depth", 0) + 1
     last_cpu, last_delayed = cpu_clock(), delayed_seconds()
@@ -82,6 +83,8 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
                     # Others have nothing to do.
                     report.unstarted.extend(call[0] for call in batch.calls[position:])
                     break
+            if loaded:
+                loaded.clear()
             try:
                 if kind == LITERAL:
                     taken: Any = args
@@ -95,14 +98,14 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
                 if keeping is not None:
                     keeping.begin()
                 value = functions[number](*taken, **kwargs) if kwargs else functions[number](*taken)
-                if keeping is not None and not (may_expand and _holds_task(value)):
+                if keeping is not None and not (len(task_types) > 1 and _holds_task(value)):
                     # At once: the next call of the batch may write to it.
                     keeping.keep((index, number), value, last, (*taken, *(kwargs or {}).values()))
                 sealed = None
                 if (
                     isolation is not None
                     and type(value) not in PLAIN
-                    and not (may_expand and _holds_task(value))
+                    and not (len(task_types) > 1 and _holds_task(value))
                 ):
                     kept = None if keeping is None else keeping.kept.get(index)
                     sealed = isolation.seal(position, value, values, kept)
@@ -130,7 +133,7 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
                     report.delayed_seconds[index] = delayed - last_delayed
                     last_delayed = delayed
             last = now
-            if may_expand and type(value) not in PLAIN and _holds_task(value):
+            if type(value) not in PLAIN and len(task_types) > 1 and _holds_task(value):
                 report.expanded[index] = value
                 continue
             if sealed is not None:
@@ -139,6 +142,9 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
                 values[index] = value
             if index in wanted:
                 results[index] = value
+            if patience is not None and now - report.start > patience:
+                report.unstarted.extend(call[0] for call in batch.calls[position + 1 :])
+                break
     finally:
         _inside.depth -= 1
         report.damaged += values.damaged

@@ -415,3 +415,39 @@ def test_what_does_not_pickle_stays():
         [delayed(len)(each) for each in kept], scheduler="sync", memory_limit=1
     )
     assert counts == [2] * 4
+
+
+class Fussy(Exception):
+    def __init__(self, one, other):
+        super().__init__("one text")
+
+
+def test_what_does_not_come_back_stays():
+    made = [delayed(lambda n: [Fussy(1, 2), bytearray(LARGE)])(n) for n in range(4)]
+    found = flowpar.compute(made, scheduler="sync", memory_limit=1)
+    assert [type(each[0]) for each in found] == [Fussy] * 4
+
+
+@pytest.mark.parametrize("scheduler", ["sync", "threads", "processes"])
+def test_what_is_inside_of_containers_counts_too(scheduler):
+    size = 8 * LARGE
+    made = [delayed(lambda n: {"image": [np.full(LARGE, n)]})(n) for n in range(12)]
+    total = delayed(lambda *all_: sum(int(each["image"][0][-1]) for each in all_))(*made)
+    done = flowpar.run(total, scheduler=scheduler, workers=2, memory_limit=4 * size)
+    assert done.value == sum(range(12))
+    assert size < done.peak_bytes < 9 * size
+
+
+def test_so_do_values_that_came_of_a_returned_delayed_value():
+    made = [delayed(lambda n: make(n))(n) for n in range(12)]
+    done = flowpar.run(first(*made), scheduler="sync", memory_limit=4 * 8 * LARGE)
+    assert done.value == [float(n) for n in range(12)]
+    assert done.peak_bytes < 9 * 8 * LARGE
+
+
+def test_values_too_small_for_a_file_are_not_tried_again_and_again(monkeypatch):
+    tried = []
+    monkeypatch.setattr(spilling, "put_on_disk", lambda value: tried.append(len(value)))
+    made = [delayed(bytes)(10_000) for _ in range(50)] + [delayed(bytes)(100_000)]
+    flowpar.compute(made, scheduler="sync", memory_limit=1)
+    assert tried == [100_000]

@@ -234,3 +234,16 @@ def test_what_writes_to_its_argument_spoils_nobodys():
     made = delayed(lambda n: list(range(n)))(5)
     targets = [delayed(grown)(made) for _ in range(20)] + [delayed(len)(made)]
     assert run(targets).values == ([6] * 20 + [5],)
+
+
+def test_calls_that_were_quick_and_are_slow_move():
+    def grow_slow(n):
+        total = 0
+        for k in range(400_000 if n >= 20 else 1):
+            total += k
+        return total
+
+    calls = [delayed(grow_slow)(n) for n in range(80)]
+    done = run_until({"grow_slow": "processes"}.__eq__, calls)
+    assert {task.pool for task in list(done.tasks)[:5]} <= {"inline", "threads"}
+    assert sum(task.pool == "processes" for task in done.tasks) > 40

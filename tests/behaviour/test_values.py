@@ -9,6 +9,7 @@ import enum
 import fractions
 import math
 import pathlib
+import time
 import typing
 
 import numpy as np
@@ -266,3 +267,59 @@ def test_a_function_made_delayed_at_each_call_is_still_one_function():
     flowpar.compute([call(i) for i in range(1000)], scheduler=once)
     flowpar.compute([delayed(same)(i) for i in range(1000)], scheduler=each)
     assert each.batches < 3 * once.batches + 10
+
+
+def lengths(one, other):
+    one.append(1)
+    return len(other)
+
+
+@pytest.mark.parametrize("scheduler", ["sync", "threads", "processes", "auto"])
+def test_a_value_that_is_taken_twice_is_one_object(scheduler):
+    made = delayed(list)()
+    small = []
+    calls = [delayed(lengths)(made, made), delayed(lambda xs: len({*map(id, xs)}))([made] * 50)]
+    calls += [delayed(lengths)(each := list(small), each)]
+    assert flowpar.compute(calls, scheduler=scheduler) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("scheduler", ["sync", "threads", "processes", "auto"])
+def test_a_large_delayed_value_that_is_returned_is_computed(scheduler, tmp_path):
+    outer = delayed(lambda n: [delayed(len)(b"x" * n), 1])
+    for options in ({}, {"cache": tmp_path}):
+        assert outer(200_000).compute(scheduler=scheduler, **options) == [200_000, 1]
+
+
+def test_flowpar_may_be_imported_by_a_task_first():
+    def outer(n):
+        from flowpar import delayed
+
+        return delayed(abs)(n)
+
+    from flowpar.pools.processes import ProcessPool
+
+    pool = ProcessPool(1)  # whose worker has never built a delayed value
+    try:
+        calls = [delayed(outer)(-n) for n in range(3)]
+        assert flowpar.compute(calls, scheduler=pool) == [0, 1, 2]
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize("scheduler", ["sync", "threads", "auto"])
+def test_the_context_of_the_caller_holds_for_calls_in_this_process(scheduler):
+    def third(n):
+        return str(decimal.Decimal(1) / 3)
+
+    def slow_third(n):
+        time.sleep(0.01)
+        return third(n)
+
+    async def async_third(n):
+        return third(n)
+
+    with decimal.localcontext() as context:
+        context.prec = 6
+        calls = [delayed(f)(n) for f in (third, slow_third, async_third) for n in range(20)]
+        calls.append(delayed(third, timeout=30, pool="inline")(0))
+        assert set(flowpar.compute(calls, scheduler=scheduler)) == {"0.333333"}

@@ -81,3 +81,28 @@ def test_thread_limits(monkeypatch):
     assert thread_limits(2, {}) == dict.fromkeys(THREAD_VARIABLES, "4")
     assert thread_limits(100, {})["OMP_NUM_THREADS"] == "1"
     assert "OMP_NUM_THREADS" not in thread_limits(2, {"OMP_NUM_THREADS": "7"})
+
+
+def test_the_widest_of_several_runs_limits_the_threads_of_libraries(monkeypatch):
+    import numpy as np
+    import threadpoolctl
+
+    from flowpar.pools import native
+
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(native, "cpu_count", lambda: 4)
+    assert np.ones(3) @ np.ones(3) == 3
+
+    def threads():
+        return {info["num_threads"] for info in threadpoolctl.threadpool_info()}
+
+    with threadpoolctl.threadpool_limits(3):
+        before = threads()
+        assert native.limit(1)
+        assert native.limit(4)
+        assert threads() == {1}
+        native.release(1)
+        assert threads() == {1}
+        native.release(4)
+        assert threads() == before
