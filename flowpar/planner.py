@@ -130,6 +130,8 @@ class Plan:
     is_guarded = False
     """Whether memory is limited: then what is inside containers counts in `sizes`, though it takes
     time to look, and of a function whose values are not known yet one call is made first."""
+    largest_bytes = 0
+    """Of all values that came."""
     most_tasks = BATCH_TASKS
     """Tasks in a batch at most."""
 
@@ -467,6 +469,7 @@ class Plan:
             if size >= SIZED_FROM:
                 self.held_bytes += size - self.sizes.get(index, 0)
                 self.sizes[index] = size
+                self.largest_bytes = max(self.largest_bytes, size)
         self.peak_bytes = max(self.peak_bytes, self.held_bytes)
 
     def put_aside(self, index: int, value: object) -> None:

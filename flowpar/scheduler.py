@@ -517,7 +517,7 @@ class Scheduler:
         for index in plan.finish(flight.indices, report, self._clock()):
             self._expand(index, report.expanded[index], flight.lane)
         if self._guard is not None:
-            self._guard.tend(report.values)
+            self._guard.tend()
         if self._placement.scheduler == "auto":
             # All in a batch of another lane are much the same.
             self._pilot.consider(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from flowpar.planner import BATCH_TASKS, Plan
@@ -36,19 +36,13 @@ class Guard:
     def __init__(self, plan: Plan, limit: float) -> None:
         self._plan = plan
         self._limit = limit
-        self._largest = 0
         self._unable: set[int] = set()
         """Values that could not be put on disk, which is not tried again."""
         plan.is_guarded = True
         plan.most_tasks = FIRST_BATCH
 
-    def tend(self, came: Iterable[int]) -> int:
+    def tend(self) -> int:
         """Put the values on disk that are needed last, until the others are within the limit.
-
-        Parameters
-        ----------
-        came
-            Indices of the values that came just now.
 
         Returns
         -------
@@ -56,8 +50,7 @@ class Guard:
             How many bytes went to disk.
         """
         plan = self._plan
-        self._largest = max(self._largest, *(plan.sizes.get(index, 0) for index in came), 0)
-        most = BATCH_SHARE * self._limit / max(1, self._largest)
+        most = BATCH_SHARE * self._limit / max(1, plan.largest_bytes)
         plan.most_tasks = max(1, min(BATCH_TASKS, int(most)))
         spilled = 0
         if plan.held_bytes <= self._limit:
