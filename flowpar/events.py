@@ -36,6 +36,9 @@ class TaskRecord:
     attempts: int
     site: str | None
     """The line that built the task."""
+    peak_memory: int | None = None
+    """The most bytes that its process was seen to have while it ran, under the option ``sample``;
+    None: nobody looked meanwhile. In a thread, that is the memory of the whole program."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from flowpar.pools.depot import Held
 from flowpar.pools.failures import text_of
 from flowpar.pools.transport import SEALED, Packed, Report
 from flowpar.pools.worker import fill
+from flowpar.sampling import Sample, Samples
 from flowpar.status import Status
 
 CLOCK_OFFSET = time.time() - time.perf_counter()
@@ -115,6 +117,7 @@ class Records(Sequence[TaskRecord]):
         self._graph = graph
         self._plan = plan
         self._ledger = ledger
+        self.samples: Samples | None = None
         self.reason_of: Callable[[int], str | None] = lambda _: None
         """Says why a task ran that nothing else says it of: the cache does, if there is one."""
 
@@ -164,7 +167,15 @@ class Records(Sequence[TaskRecord]):
             bytes=ledger.size.get(index),
             attempts=plan.attempts[index],
             site=str(task._site) if task._site else None,
+            peak_memory=self._peak_memory(worker, start, end) if ran else None,
         )
+
+    def _peak_memory(self, worker: str, start: float, end: float) -> int | None:
+        if self.samples is None:
+            return None
+        kind, _, number = worker.partition(" ")
+        pid = int(number) if kind == "process" and number.isdecimal() else os.getpid()
+        return self.samples.peak_bytes(pid, start + CLOCK_OFFSET, end + CLOCK_OFFSET)
 
 
 class Run:
@@ -220,6 +231,11 @@ class Run:
     def peak_bytes(self) -> int:
         """How many bytes the larger of the values took at most that the run held, about."""
         return self._plan.peak_bytes
+
+    @property
+    def samples(self) -> list[Sample]:
+        """What its processes used, as seen under the option ``sample``; in the order of time."""
+        return [] if self.tasks.samples is None else list(self.tasks.samples.all)
 
     @property
     def value(self) -> Any:

@@ -30,7 +30,7 @@ def compute(*targets: Any, **options: Any) -> Any:
     **options
         As named in `flowpar.settings.Options`: ``scheduler``, ``workers``, ``progress``,
         ``on_error``, ``limits``, ``observers``, ``seed``, ``start_method``,
-        ``memory_limit``.
+        ``memory_limit``, ``sample``, ``speculate``.
 
     Returns
     -------

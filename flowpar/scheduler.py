@@ -56,6 +56,7 @@ from flowpar.pools.transport import (
 )
 from flowpar.pools.worker import execute
 from flowpar.record import CLOCK_OFFSET, Ledger, Run, failure_of
+from flowpar.sampling import Samples
 from flowpar.settings import Options
 from flowpar.spilling import Guard
 from flowpar.status import READY, FunctionState, Timing
@@ -224,6 +225,8 @@ class Scheduler:
         """
         self._tell_start()
         status = "interrupted"
+        if self._options.sample is not None:
+            self.record.tasks.samples = Samples(self._pids, self._options.sample)
         try:
             self._loop()
             while not self._load_targets():
@@ -245,6 +248,10 @@ class Scheduler:
         """End the run from another thread, as soon as can be."""
         self._cancelled.set()
         self._outcomes.put((None, None))  # type: ignore[arg-type]
+
+    def _pids(self) -> list[int]:
+        pools = [lane.pool for lane in list(self._lanes.values())]
+        return [pid for pool in pools if hasattr(pool, "pids") for pid in pool.pids()]
 
     def _loop(self) -> None:
         plan = self._plan
@@ -697,6 +704,8 @@ class Scheduler:
             if lane.name in {*THREADED, "given"} and lane.pool is not self._options.scheduler:
                 lane.pool.close()  # made for this run
         run = self.record
+        if run.tasks.samples is not None:
+            run.tasks.samples.close()
         run.seconds = self._clock() - self._begin
         run.status = status
         run.error = self._final

@@ -27,6 +27,7 @@ from flowpar.policy import (
 
 SCHEDULERS: Final = ("auto", "sync", "threads", "processes")
 START_METHODS: Final = ("forkserver", "spawn", "fork")
+SAMPLE_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,9 @@ class Options:
     memory_limit: float | None = None
     """Bytes that values may take while the run holds them, or a text such as "2 GB"; what is needed
     last goes to disk. Not the memory that tasks use themselves."""
+    sample: float | None = None
+    """Seconds between two looks at the CPU and the memory of each process; True: 0.1. Needs psutil
+    (extra "resources")."""
     speculate: bool = False
     """Whether a pure call that takes twice as long as others of its function is started once more,
     in a worker process that has nothing to do. The first result counts; the other is stopped."""
@@ -182,6 +186,12 @@ def _check_memory_limit(name: str, value: object) -> float | None:
     return None if value is None else check_bytes(name, value)
 
 
+def _check_sample(name: str, value: object) -> float | None:
+    if value is None or value is False:
+        return None
+    return SAMPLE_SECONDS if value is True else check_number(name, value, above=0)
+
+
 def _check_speculate(name: str, value: object) -> bool:
     return check_bool(name, value)
 
@@ -197,5 +207,6 @@ _CHECKS: Final = {
     "seed": _check_seed,
     "start_method": _check_start_method,
     "memory_limit": _check_memory_limit,
+    "sample": _check_sample,
     "speculate": _check_speculate,
 }
