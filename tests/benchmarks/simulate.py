@@ -86,28 +86,36 @@ class Simulation:
         self.loop_seconds += spent
 
 
+def busy_shares():
+    """Return the share of time in which workers are busy, by their number and the ms a task takes."""
+    return {
+        (workers, ms): Simulation(max(20_000, 20 * workers), workers, ms / 1e3).run()
+        for workers in (1, 4, 16, 64, 256, 1024, 4096)
+        for ms in (0.1, 1, 10, 100)
+    }
+
+
+def costs(largest):
+    """Return the seconds that the plan takes for a task, by the number of tasks."""
+    found, n_tasks = {}, 1000
+    while n_tasks <= largest:
+        simulation = Simulation(n_tasks, 64, 0.001)
+        simulation.run()
+        found[n_tasks] = simulation.loop_seconds / n_tasks
+        n_tasks *= 10
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--largest", type=int, default=1_000_000)
     largest = parser.parse_args().largest
-    print("| workers | " + " | ".join(f"{ms:g} ms a task" for ms in (0.1, 1, 10, 100)) + " |")
-    print("|---|---|---|---|---|")
-    for workers in (1, 4, 16, 64, 256, 1024, 4096):
-        cells = []
-        for ms in (0.1, 1, 10, 100):
-            simulation = Simulation(max(20_000, 20 * workers), workers, ms / 1e3)
-            cells.append(f"{simulation.run():.0%}")
-        print(f"| {workers} | " + " | ".join(cells) + " |", flush=True)
-    n_tasks = 1000
-    while n_tasks <= largest:
-        simulation = Simulation(n_tasks, 64, 0.001)
-        simulation.run()
-        each = simulation.loop_seconds / n_tasks * 1e6
-        print(f"{n_tasks:,} tasks: the loop takes {each:.2f} µs a task", flush=True)
-        del simulation
-        n_tasks *= 10
+    for (workers, ms), share in busy_shares().items():
+        print(f"{workers} workers, {ms:g} ms a task: {share:.0%} busy", flush=True)
+    for n_tasks, seconds in costs(largest).items():
+        print(f"{n_tasks:,} tasks: the loop takes {seconds * 1e6:.2f} µs a task")
 
 
 if __name__ == "__main__":

@@ -124,5 +124,5 @@ def graphs(url):
     }
 
 
-def chains():
-    return [delayed(scale)(array) for array in calls(make, 8)]
+def chains(count):
+    return [delayed(scale)(array) for array in calls(make, count)]
