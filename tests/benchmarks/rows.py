@@ -39,6 +39,7 @@ def all_rows(quick):
     yield from start_rows()
     yield from cached_rows(200 if quick else 1000)
     yield from array_rows(4 if quick else 8)
+    yield from argument_rows(20 if quick else 100)
     yield from auto_rows()
 
 
@@ -269,6 +270,25 @@ def array_rows(n):
     ):
         work = f"{n} × (make 64 MB, scale it), {scheduler}"
         yield Row(work, ours(chains, scheduler), peer, theirs, budget)
+    pool.terminate()
+
+
+def argument_rows(n):
+    """Yield races of n calls that take the same 32 MB."""
+    import joblib
+    import numpy as np
+
+    table = np.arange(4_000_000.0)
+    want = [float(number) for number in range(n)]
+    pool, loky = multiprocessing.Pool(2), joblib.Parallel(n_jobs=2)
+    item = delayed(works.item)
+    calls = [item(table, number) for number in range(n)]
+    for peer, theirs in (
+        ("joblib (loky)", lambda: loky(joblib.delayed(works.item)(table, k) for k in range(n))),
+        ("Pool.starmap", lambda: pool.starmap(works.item, ((table, k) for k in range(n)))),
+    ):
+        work = f"{n} calls that take the same 32 MB"
+        yield Row(work, ours(calls, "processes", want), peer, checked(theirs, want), None)
     pool.terminate()
 
 

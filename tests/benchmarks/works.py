@@ -55,6 +55,11 @@ def make(number):
     return np.full(8_000_000, float(number))
 
 
+def item(table, at):
+    """Return one number of many."""
+    return float(table[at])
+
+
 def scale(array):
     return array * 2.0
 
