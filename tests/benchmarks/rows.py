@@ -280,11 +280,16 @@ def argument_rows(n):
 
     table = np.arange(4_000_000.0)
     want = [float(number) for number in range(n)]
-    pool, loky = multiprocessing.Pool(2), joblib.Parallel(n_jobs=2)
+    pool = multiprocessing.Pool(2)
     item = delayed(works.item)
     calls = [item(table, number) for number in range(n)]
+
+    def loky():
+        # A new one each time: joblib 1.6 mixes up the files of two runs of the same, now and then.
+        return joblib.Parallel(n_jobs=2)(joblib.delayed(works.item)(table, k) for k in range(n))
+
     for peer, theirs in (
-        ("joblib (loky)", lambda: loky(joblib.delayed(works.item)(table, k) for k in range(n))),
+        ("joblib (loky)", loky),
         ("Pool.starmap", lambda: pool.starmap(works.item, ((table, k) for k in range(n)))),
     ):
         work = f"{n} calls that take the same 32 MB"
