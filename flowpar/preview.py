@@ -338,6 +338,11 @@ class Look:
             return CACHED_NOW
         return RUN if index in self.judge.missed else UNKNOWN
 
+    def statuses(self) -> dict[int, str]:
+        """Return what would become of each task, in the words of a run."""
+        words = {CACHED_NOW: "cached", RUN: "ready", UNKNOWN: "waiting"}
+        return {index: words[self.status(index)] for index in range(len(self.graph))}
+
     def tasks(self) -> list[PlannedTask]:
         """Return what would become of each task."""
         found = []
