@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import operator
@@ -429,6 +430,16 @@ class Delayed(Task, Generic[T]):
         if is_constant(self):
             return f"<Delayed value {describe(self)}>"
         return f"<Delayed {describe(self)}>"
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """Return what a notebook shows: the picture, and the text."""
+        del include, exclude
+        shown = {"text/plain": repr(self)}
+        # A cell must show something, whatever is wrong with the picture.
+        with contextlib.suppress(Exception):
+            svg = running.picture_for_notebook(self)
+            shown |= {"image/svg+xml": svg} if svg else {}
+        return shown
 
     __hash__ = object.__hash__
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from flowpar.arguments import gather, search
 from flowpar.graph import Graph, values_needed
@@ -125,6 +125,18 @@ def as_task(target: Any) -> Task:
         task._function = CONSTANT
         task._needs = ()
     return task
+
+
+MOST_SHOWN: Final = 20_000
+"""Tasks of a graph that a notebook draws without being asked to: one second."""
+
+
+def picture_for_notebook(target: Any) -> str | None:
+    """Return what a target needs, drawn as SVG; None: it is too large to be drawn unasked."""
+    from flowpar.views.picture import draw  # noqa: PLC0415 - most runs draw nothing
+
+    graph = Graph(values_needed([search(target, "the target")]))
+    return draw(graph.to_networkx()).svg if len(graph) <= MOST_SHOWN else None
 
 
 def visualize(

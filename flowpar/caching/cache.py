@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import html
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from flowpar.caching.store import Store, store_at
 from flowpar.errors import OptionError
 from flowpar.policy import check_number
+
+_MOST_ROWS: Final = 50
+"""Functions that a notebook shows."""
 
 
 class Cache:
@@ -64,6 +69,36 @@ class Cache:
 
     def __repr__(self) -> str:
         return f"Cache({str(self.path)!r})"
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """Return what a notebook shows: how much is kept of which function."""
+        del include, exclude
+        shown = {"text/plain": repr(self)}
+        # A cell must show something, whatever is wrong with the directory.
+        with contextlib.suppress(Exception):
+            if (self.path / "FORMAT").exists():
+                shown["text/html"] = self._as_html()
+        return shown
+
+    def _as_html(self) -> str:
+        info, rows = self.info(), self.ls()
+        head = "".join(
+            f"<th>{name}</th>" for name in ("function", "results", "MB", "mean s", "last")
+        )
+        body = "".join(
+            f"<tr><td>{html.escape(row['function'])}</td><td>{row['results']:,}</td>"
+            f"<td>{row['bytes'] / 1e6:,.3g}</td><td>{row['seconds']:.3g}</td>"
+            f"<td>{row['last']}</td></tr>"
+            for row in rows[:_MOST_ROWS]
+        )
+        more = f"<p>and {len(rows) - _MOST_ROWS:,} more</p>" if len(rows) > _MOST_ROWS else ""
+        said = f"{info['results']:,} results in {info['objects']:,} objects"
+        size = f"{info['bytes'] / 1e6:,.3g} MB"
+        name = html.escape(str(self.path))
+        return (
+            f"<p><b>{name}</b>: {said}, {size}</p>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+        )
 
     def info(self) -> dict[str, Any]:
         """Return how much there is, and what happened lately.
