@@ -17,7 +17,7 @@ from typing import Final
 
 from flowpar.pickling import dumps
 from flowpar.pools.resources import cpu_count
-from flowpar.shareable import changes_arguments, shares_badly
+from flowpar.shareable import shares_badly
 from flowpar.status import FunctionState
 from flowpar.task import Function
 
@@ -81,8 +81,8 @@ class Placement:
     -----
     A ``pool=`` policy decides, except under "sync", where everything runs inline. Coroutines go to
     the event loop, items and attributes are taken inline. Under "auto" what has a timeout goes to
-    processes, which can be stopped, as does what names something that belongs to the whole process,
-    or writes to its arguments; all else is tried.
+    processes, which can be stopped, as does what plainly touches something that threads share, or
+    if it cannot be sent, runs inline; all else is tried.
     """
 
     def __init__(
@@ -106,7 +106,13 @@ class Placement:
             return TRIAL
         if self.scheduler != "auto":
             return self.scheduler
-        return "processes" if self.travels(function) else "threads"
+        return self._lane_of_choosy(function)
+
+    def _lane_of_choosy(self, function: Function) -> str:
+        """Return the lane, under "auto", of what is not to be tried in a thread."""
+        if self.travels(function):
+            return "processes"
+        return "inline" if self._shares_badly(function) else "threads"
 
     def is_free(self, function: Function) -> bool:
         """Return whether flowpar chose the lane, and may choose another."""
@@ -123,10 +129,7 @@ class Placement:
     def _shares_badly(self, function: Function) -> bool:
         found = self._shares.get(function.number)
         if found is None:
-            call = function.call
-            found = self._shares[function.number] = bool(
-                shares_badly(call) or changes_arguments(call)
-            )
+            found = self._shares[function.number] = bool(shares_badly(function.call))
         return found
 
     def travels(self, function: Function) -> bool:
