@@ -143,7 +143,8 @@ class Literals:
             return known.packed
         sealed: object = known.held and known.held()
         if sealed is None:
-            with contextlib.suppress(Exception):  # who pickles the batch names the culprit
+            # Who pickles the batch names the culprit.
+            with contextlib.suppress(Exception, SystemExit):
                 sealed = seal(known.value)
         if isinstance(sealed, Held):
             known.held = weakref.ref(sealed)

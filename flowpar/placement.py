@@ -17,7 +17,6 @@ from typing import Final
 
 from flowpar.pickling import dumps
 from flowpar.pools.resources import cpu_count
-from flowpar.shareable import shares_badly
 from flowpar.status import FunctionState
 from flowpar.task import Function
 
@@ -129,6 +128,9 @@ class Placement:
     def _shares_badly(self, function: Function) -> bool:
         found = self._shares.get(function.number)
         if found is None:
+            # It reads code, which takes much of the standard library.
+            from flowpar.sharing.shareable import shares_badly  # noqa: PLC0415
+
             found = self._shares[function.number] = bool(shares_badly(function.call))
         return found
 

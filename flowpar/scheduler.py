@@ -489,7 +489,7 @@ class Scheduler:
             if index not in self._plan.sealed:
                 try:
                     self._plan.sealed[index] = seal(value)
-                except Exception:  # noqa: BLE001, S112 - who pickles the batch names the culprit
+                except (Exception, SystemExit):  # noqa: BLE001, S112 - who pickles the batch names it
                     continue
             inputs[index] = self._plan.sealed[index]
 

@@ -59,7 +59,9 @@ def test_failures_and_skips_are_heard_of(own):
     assert events["fail"].record.attempts == 2
     assert events["abs"].record.status == "skipped"
     assert events["abs"].error is None
-    assert [event.attempt for event in observer.named("task_start")] == [1, 2]
+    # What waits for it may have gone along in its batch, and not have been called.
+    started = [event.attempt for event in observer.named("task_start") if event.key == "fail"]
+    assert started == [1, 2]
     assert observer.named("run_end")[0].status == "failed"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from flowpar import delayed
 from flowpar.placement import TRIAL, WAITING, Placement
-from flowpar.shareable import shares_badly
+from flowpar.sharing.shareable import shares_badly
 from flowpar.status import FunctionState, Timing
 
 

@@ -41,9 +41,9 @@ import pandas as pd
 import pytest
 
 from flowpar import delayed
-from flowpar.codetrees import tree_of
 from flowpar.placement import TRIAL, Placement
-from flowpar.shareable import shares_badly
+from flowpar.sharing.codetrees import tree_of
+from flowpar.sharing.shareable import shares_badly
 
 BUFFER = np.zeros(10)
 TOTAL = []

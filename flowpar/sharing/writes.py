@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from flowpar.belongings import UNKNOWN, loaded
-from flowpar.expressions import Expressions, is_text, last_name
-from flowpar.marks import (
+from flowpar.sharing.belongings import UNKNOWN, loaded
+from flowpar.sharing.expressions import Expressions, is_text, last_name
+from flowpar.sharing.marks import (
     NEW,
     OUTER,
     OUTSIDE,

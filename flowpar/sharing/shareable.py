@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from flowpar.belongings import (
+from flowpar.caching.origins import Origin, origin_of_file, origin_of_module
+from flowpar.sharing.belongings import (
     NAMES,
     UNKNOWN,
     Unloaded,
@@ -31,11 +32,20 @@ from flowpar.belongings import (
     trouble_of,
     trouble_of_name,
 )
-from flowpar.caching.origins import Origin, origin_of_file, origin_of_module
-from flowpar.codetrees import doings_of, tree_of
-from flowpar.marks import NEW, NO_MARKS, OUTER, OUTSIDE, Call, Marks, Value, given_to, joined
-from flowpar.mutators import CHANGES_FIRST, MUTATORS
-from flowpar.writes import Flow
+from flowpar.sharing.codetrees import doings_of, tree_of
+from flowpar.sharing.marks import (
+    NEW,
+    NO_MARKS,
+    OUTER,
+    OUTSIDE,
+    Call,
+    Marks,
+    Value,
+    given_to,
+    joined,
+)
+from flowpar.sharing.mutators import CHANGES_FIRST, MUTATORS
+from flowpar.sharing.writes import Flow
 
 __all__ = ["shares_badly"]
 

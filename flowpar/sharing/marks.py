@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
-from flowpar.belongings import UNKNOWN, Unloaded, is_a
-from flowpar.codetrees import FunctionNode
-from flowpar.mutators import PLAIN_TYPES
+from flowpar.sharing.belongings import UNKNOWN, Unloaded, is_a
+from flowpar.sharing.codetrees import FunctionNode
+from flowpar.sharing.mutators import PLAIN_TYPES
 
 __all__ = [
     "NEW",

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from flowpar.belongings import UNKNOWN, is_a, is_immutable, is_synchronised, name_of
-from flowpar.codetrees import FunctionNode
-from flowpar.marks import (
+from flowpar.sharing.belongings import UNKNOWN, is_a, is_immutable, is_synchronised, name_of
+from flowpar.sharing.codetrees import FunctionNode
+from flowpar.sharing.marks import (
     NEW,
     NO_MARKS,
     OUTER,
@@ -24,7 +24,7 @@ from flowpar.marks import (
     item_of,
     joined,
 )
-from flowpar.mutators import (
+from flowpar.sharing.mutators import (
     ALIASING,
     CHANGES_FIRST,
     ELEMENTS,
