@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import functools
 import importlib.machinery
-import importlib.metadata
 import os
 import site
 import sys
@@ -138,20 +137,22 @@ def package_of(module: str) -> tuple[str, str]:
 
 @functools.cache
 def _package_of(top: str) -> tuple[str, str]:
+    from importlib import metadata  # noqa: PLC0415 - brings the email package, 15 ms
+
     try:
-        return top, importlib.metadata.version(top)
-    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return top, metadata.version(top)
+    except (metadata.PackageNotFoundError, ValueError):
         pass
     names = _distributions().get(top)
     if names:
-        return names[0], importlib.metadata.version(names[0])
+        return names[0], metadata.version(names[0])
     version = getattr(sys.modules.get(top), "__version__", None)
     return top, version if isinstance(version, str) else "?"
 
 
 @functools.cache
 def _distributions() -> dict[str, list[str]]:
+    from importlib import metadata  # noqa: PLC0415 - as above
+
     # Takes 0.1 s: only for packages whose distribution has another name.
-    return {
-        top: sorted(names) for top, names in importlib.metadata.packages_distributions().items()
-    }
+    return {top: sorted(names) for top, names in metadata.packages_distributions().items()}
