@@ -6,6 +6,7 @@ import functools
 import io
 import sys
 import threading
+import warnings
 from typing import Any, Final, Protocol, TextIO
 
 from flowpar.events import Counts, Progressed, RunEnded, RunStarted
@@ -24,7 +25,8 @@ class Progress:
 
     On a terminal there is one bar for the run and, under it, one for each function that is active
     (the first five in the order of the graph). They go away at the end, and one line stays.
-    Elsewhere one plain line is written every ten seconds, and one at the end.
+    In a notebook there is the bar of the run alone, as tqdm draws bars there. Elsewhere one plain
+    line is written every ten seconds, and one at the end.
 
     Parameters
     ----------
@@ -51,8 +53,8 @@ class Progress:
         Parameters
         ----------
         option
-            True: show at once; False: never; None: on a terminal only, once the run has lasted
-            longer than a second.
+            True: show at once; False: never; None: on a terminal or in a notebook only, once the
+            run has lasted longer than a second.
         stream
             Where to write; standard error if None.
 
@@ -63,7 +65,9 @@ class Progress:
         """
         stream = sys.stderr if stream is None else stream
         # Standard error is None in programs without a console.
-        if option is False or stream is None or (option is None and not _is_terminal(stream)):
+        if option is False or stream is None:
+            return None
+        if option is None and not (_is_terminal(stream) or _is_notebook()):
             return None
         return cls(stream, patience=0.0 if option else PATIENCE)
 
@@ -98,6 +102,8 @@ class Progress:
             return _Silence()
         if _is_terminal(self._stream):
             return _Bars(self._stream, counts.total)
+        if _is_notebook():
+            return _NotebookBar(counts.total)
         return _Lines(self._stream)
 
     def _close(self) -> None:
@@ -209,6 +215,31 @@ class _Bars:
         )
 
 
+class _NotebookBar:
+    """The bar of the run in the cell that it was started from: a widget, where there are some."""
+
+    def __init__(self, total: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there are no widgets is no trouble
+            from tqdm.auto import tqdm  # noqa: PLC0415 - slow to import
+        self._bar: Any = tqdm(total=total, desc="flowpar", unit="task", smoothing=0)
+
+    def show(self, event: Progressed) -> None:
+        """Move the bar."""
+        bar, counts = self._bar, event.counts
+        bar.total, bar.n = counts.total, counts.finished
+        bar.initial = counts.cached + counts.skipped
+        bar.start_t = bar._time() - event.seconds  # it was not there from the beginning
+        bar.set_postfix_str(_state(counts), refresh=False)
+        bar.refresh()
+
+    def end(self, line: str | None) -> None:
+        """Leave the bar as it is, with the last line beside it."""
+        if line is not None:
+            self._bar.set_description_str(line, refresh=True)
+        self._bar.close()
+
+
 _FUNCTION_FORMAT: Final = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 
 
@@ -253,6 +284,13 @@ def _is_terminal(stream: TextIO | None) -> bool:
         return stream is not None and stream.isatty()
     except (AttributeError, ValueError):  # no real file, or a closed one
         return False
+
+
+def _is_notebook() -> bool:
+    """Return whether this runs in the kernel of a notebook, and not in some other program."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return hasattr(shell, "kernel")
 
 
 def _shown(name: str) -> str:

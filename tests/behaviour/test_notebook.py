@@ -57,3 +57,65 @@ def test_a_cache_is_a_table(tmp_path):
     assert html.escape("<script>") in found
     assert "<script>" not in found
     cache.store().close()
+
+
+CELLS = [
+    """
+import os, time, flowpar
+from flowpar import delayed
+
+@delayed
+def square(n):
+    time.sleep(0.02)
+    return n * n, os.getpid()
+
+squares = [square(n) for n in range(6)]
+os.getpid()
+""",
+    "[n for n, _ in flowpar.compute(squares, scheduler='processes', workers=2)]",
+    "len({pid for _, pid in flowpar.compute(squares, scheduler='processes', workers=2)} - {os.getpid()})",
+    "squares[2]",
+    "(await squares[3])[0]",
+    "flowpar.compute(squares, progress=True, scheduler='threads')[5][0]",
+]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """What each cell shows, from a kernel of its own."""
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    book = nbformat.v4.new_notebook()
+    book.cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS]
+    folder = tmp_path_factory.mktemp("notebook")
+    client = nbclient.NotebookClient(
+        book, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
+    client.execute()
+    return [cell.outputs for cell in book.cells]
+
+
+def results(cell):
+    return [each.data for each in cell if each.output_type == "execute_result"]
+
+
+def test_functions_of_cells_run_in_processes(outputs):
+    assert results(outputs[1])[0]["text/plain"] == "[0, 1, 4, 9, 16, 25]"
+    assert int(results(outputs[2])[0]["text/plain"]) >= 1
+
+
+def test_a_cell_shows_the_picture(outputs):
+    assert results(outputs[3])[0]["text/plain"] == "<Delayed square(2)>"
+    assert "square" in results(outputs[3])[0]["image/svg+xml"]
+
+
+def test_await_works_in_a_cell(outputs):
+    assert results(outputs[4])[0]["text/plain"] == "9"
+
+
+def test_the_bar_is_in_the_cell(outputs):
+    assert results(outputs[5])[0]["text/plain"] == "25"
+    said = "".join(each.text for each in outputs[5] if each.output_type == "stream")
+    widgets = [each for each in outputs[5] if each.output_type == "display_data"]
+    assert "6/6" in said or widgets
