@@ -28,6 +28,7 @@ from flowpar.pools.nursery import Notice, NurseryGoneError, Settings
 from flowpar.pools.obituary import Death, MemoryWatch, signal_name, worker_died
 from flowpar.pools.remote import RemoteWorker
 from flowpar.pools.roster import Roster
+from flowpar.pools.slate import POSITION, SENDING, WANTED
 from flowpar.pools.ticket import Ending, ProcessTicket, announce
 from flowpar.pools.transport import discard_report
 from flowpar.pools.worker import timed_out
@@ -102,7 +103,7 @@ class Crew:
         for worker in self._roster:
             for number, sent in worker.sent.items():
                 if sent is ticket:
-                    return worker.slate.mark[1] == number
+                    return worker.slate.mark[SENDING] == number
         return False
 
     def _stop_what_has_ended(self) -> None:
@@ -319,7 +320,7 @@ class Crew:
             if worker.is_alive and len(worker.sent) == 1:
                 ((number, ticket),) = worker.sent.items()
                 mark = worker.slate.mark
-                if mark[1] == number != mark[2] and mark[0] < ticket.calls - 1:
+                if mark[SENDING] == number != mark[WANTED] and mark[POSITION] < ticket.calls - 1:
                     found.append(worker)
         return found
 
@@ -329,7 +330,7 @@ class Crew:
         if due is not None and due <= time.monotonic():
             self._idle_since = None
             for worker in self._long_ones():
-                worker.slate.mark[2] = worker.slate.mark[1]
+                worker.slate.mark[WANTED] = worker.slate.mark[SENDING]
 
     def check_deadlines(self) -> None:
         """Kill who is late, bury who is long gone, and share long batches with who is idle."""
@@ -379,7 +380,7 @@ class Crew:
     def _charge(self, worker: RemoteWorker, death: Death) -> bool:
         """Forget a worker; end the batch that it was running, and return whether there was one."""
         self._take_back(worker)
-        position, charged = worker.slate.mark[0], list(worker.sent.values())
+        position, charged = worker.slate.mark[POSITION], list(worker.sent.values())
         home().sweep(worker.pid, worker.sent)
         self._roster.forget(worker)
         for ticket in charged:

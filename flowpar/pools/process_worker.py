@@ -17,7 +17,7 @@ from flowpar.pools.depot import Depot
 from flowpar.pools.failures import pack_error
 from flowpar.pools.parcel import Shelf
 from flowpar.pools.runqueue import account_for_this_thread
-from flowpar.pools.slate import NOWHERE, Claims, Slate
+from flowpar.pools.slate import NOWHERE, POSITION, SENDING, Claims, Slate
 from flowpar.pools.surroundings import Context, Surroundings, become_worker
 from flowpar.pools.transport import Batch, dump_report
 from flowpar.pools.values import Isolation
@@ -140,7 +140,7 @@ class ProcessWorker:
         mark = self._slate.mark
         if not self._claim(number):
             return
-        mark[1] = number
+        mark[SENDING] = number
         try:
             kind, payload = self._run(number)
         finally:
@@ -149,7 +149,7 @@ class ProcessWorker:
         surroundings.restore()
         _flush()
         self._send(kind, number, payload)
-        mark[0] = NOWHERE
+        mark[POSITION] = NOWHERE
 
     def _claim(self, number: int) -> bool:
         """Return whether the batch is still ours: the parent may have taken it back."""

@@ -15,6 +15,13 @@ from typing import Final
 NOWHERE: Final = -1
 """The position of a worker that is not in a call."""
 
+POSITION: Final = 0
+"""Item of a mark: which call of its batch a worker makes, or `NOWHERE`."""
+SENDING: Final = 1
+"""Item of a mark: the number of the sending of that batch."""
+WANTED: Final = 2
+"""Item of a mark: the number of a sending of which the parent wants back what has not begun."""
+
 _TEXT_OFFSET: Final = mmap.PAGESIZE
 _SIZE_BYTES: Final = 8 * mmap.PAGESIZE
 _TOKEN: Final = struct.Struct("=Q")
@@ -49,9 +56,7 @@ class Slate:
     Attributes
     ----------
     mark
-        Item 0: position in its batch of the call being made, or `NOWHERE`. Item 1: number of the
-        sending of that batch. Item 2: number of one of which the parent wants back what has not
-        begun.
+        `POSITION`, `SENDING` and `WANTED`, each with one writer.
     """
 
     def __init__(self, number: int) -> None:
@@ -64,7 +69,7 @@ class Slate:
         number = memory_file()
         os.truncate(number, _SIZE_BYTES)
         with Slate(number) as slate:
-            slate.mark[0] = NOWHERE
+            slate.mark[POSITION] = NOWHERE
         return number
 
     def last_words(self) -> str:
