@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-HOOKS: Final = ("on_run_start", "on_task_start", "on_task_end", "on_progress", "on_run_end")
+HOOKS: Final = (
+    "on_run_start",
+    "on_task_start",
+    "on_output",
+    "on_task_end",
+    "on_progress",
+    "on_run_end",
+)
 """The methods that an observer may have; each is given one event."""
 
 
@@ -36,6 +43,8 @@ class TaskRecord:
     attempts: int
     site: str | None
     """The line that built the task."""
+    output: str | None = None
+    """What it printed and logged, under the option ``capture``."""
     peak_memory: int | None = None
     """The most bytes that its process was seen to have while it ran, under the option ``sample``;
     None: nobody looked meanwhile. In a thread, that is the memory of the whole program."""
@@ -81,6 +90,14 @@ class TaskStarted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskWrote:
+    """What a task printed and logged came, under the option ``capture``."""
+
+    key: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEnded:
     """A task came to its end: done, failed for good, or skipped."""
 
@@ -109,7 +126,7 @@ class RunEnded:
     """done, failed or interrupted."""
 
 
-Event = RunStarted | TaskStarted | TaskEnded | Progressed | RunEnded
+Event = RunStarted | TaskStarted | TaskWrote | TaskEnded | Progressed | RunEnded
 
 
 class Observers:

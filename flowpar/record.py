@@ -118,6 +118,8 @@ class Records(Sequence[TaskRecord]):
         self._plan = plan
         self._ledger = ledger
         self.samples: Samples | None = None
+        self.output: dict[int, str] = {}
+        """What tasks wrote, by index, where that is captured."""
         self.reason_of: Callable[[int], str | None] = lambda _: None
         """Says why a task ran that nothing else says it of: the cache does, if there is one."""
 
@@ -167,6 +169,7 @@ class Records(Sequence[TaskRecord]):
             bytes=ledger.size.get(index),
             attempts=plan.attempts[index],
             site=str(task._site) if task._site else None,
+            output=self.output.get(index),
             peak_memory=self._peak_memory(worker, start, end) if ran else None,
         )
 

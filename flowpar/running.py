@@ -12,6 +12,7 @@ from flowpar.record import Run
 from flowpar.scheduler import Scheduler
 from flowpar.settings import Options, resolve
 from flowpar.task import CONSTANT, Task
+from flowpar.views.output import Output
 from flowpar.views.progress import Progress
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def compute(*targets: Any, **options: Any) -> Any:
     **options
         As named in `flowpar.settings.Options`: ``scheduler``, ``workers``, ``progress``,
         ``on_error``, ``limits``, ``observers``, ``seed``, ``start_method``,
-        ``memory_limit``, ``sample``, ``speculate``.
+        ``memory_limit``, ``capture``, ``sample``, ``speculate``.
 
     Returns
     -------
@@ -110,7 +111,10 @@ def scheduler_of(graph: Graph, options: Options) -> Scheduler:
         instead_of_running[-1](graph, options)
     nested = worker.is_inside_task() or worker.IN_PROCESS
     progress = None if nested else Progress.wanted(options.progress)
-    return Scheduler(graph, options, observers=[progress] if progress else [])
+    observers: list[object] = [progress] if progress else []
+    if options.capture == "all" and not nested:
+        observers.append(Output())
+    return Scheduler(graph, options, observers=observers)
 
 
 def as_task(target: Any) -> Task:

@@ -30,7 +30,15 @@ from flowpar.errors import (
     WorkerDied,
     add_note,
 )
-from flowpar.events import Observers, Progressed, RunEnded, RunStarted, TaskEnded, TaskStarted
+from flowpar.events import (
+    Observers,
+    Progressed,
+    RunEnded,
+    RunStarted,
+    TaskEnded,
+    TaskStarted,
+    TaskWrote,
+)
 from flowpar.experience import recall
 from flowpar.graph import Graph
 from flowpar.literals import Literals
@@ -73,6 +81,9 @@ TICK: Final = 0.1
 PATIENCE: Final = 0.05
 """Seconds that a batch may take in this process where flowpar chose to make its calls here. They
 were quick when it was sent; if the next are not, they may belong elsewhere."""
+
+MOST_TOLD: Final = 50
+"""Lines of what a task wrote that its error tells; the last ones."""
 
 AGAIN: Final = 0.02
 """Seconds after which it is looked again whether another process has computed a value."""
@@ -462,6 +473,7 @@ class Scheduler:
         elif lane.is_local and self._placement.scheduler == "auto":
             batch.patience = PATIENCE
         batch.stop_on_error = self._options.on_error == "raise"
+        batch.capture = self._options.capture
         if self._options.seed is not None:
             batch.seeds = {index: self._seed(index) for index in indices}
         if self._judge is not None:
@@ -519,6 +531,7 @@ class Scheduler:
             self._literals.take_back(flight.batch.calls)
         for index, failure in report.failed.items():
             self._explain(failure.error, index, flight.lane, report.worker)
+        self._take_output(report)
         if self._judge is not None:
             self._judge.record(flight.indices, report)
         for index in plan.finish(flight.indices, report, self._clock()):
@@ -535,6 +548,16 @@ class Scheduler:
             for value in report.values.values():
                 if type(value) is Held:
                     warn_of_disk(value.path)
+
+    def _take_output(self, report: Report) -> None:
+        """Tell what tasks have written; of one that failed its error tells it, too."""
+        self.record.tasks.output.update(report.output)
+        for index, text in report.output.items():
+            if index in report.failed:
+                lines = "".join(f"\n  {line}" for line in text.splitlines()[-MOST_TOLD:])
+                add_note(report.failed[index].error, f"It wrote:{lines}")
+            event = TaskWrote(key=self._graph.key(index), text=text)
+            self._observers.tell("on_output", event)
 
     def _take_error(self, flight: Flight, error: BaseException) -> None:
         """Decide who of a batch is to blame for an error of its pool."""

@@ -55,6 +55,9 @@ class Options:
     memory_limit: float | None = None
     """Bytes that values may take while the run holds them, or a text such as "2 GB"; what is needed
     last goes to disk. Not the memory that tasks use themselves."""
+    capture: str | None = None
+    """"failed": what a task that fails has printed and logged is a note of its error; "all": that
+    of every task is printed, each line after the name of its task. Both are in the records."""
     sample: float | None = None
     """Seconds between two looks at the CPU and the memory of each process; True: 0.1. Needs psutil
     (extra "resources")."""
@@ -186,6 +189,10 @@ def _check_memory_limit(name: str, value: object) -> float | None:
     return None if value is None else check_bytes(name, value)
 
 
+def _check_capture(name: str, value: object) -> str | None:
+    return None if value is None else check_choice(name, value, ("failed", "all"))
+
+
 def _check_sample(name: str, value: object) -> float | None:
     if value is None or value is False:
         return None
@@ -207,6 +214,7 @@ _CHECKS: Final = {
     "seed": _check_seed,
     "start_method": _check_start_method,
     "memory_limit": _check_memory_limit,
+    "capture": _check_capture,
     "sample": _check_sample,
     "speculate": _check_speculate,
 }

@@ -167,6 +167,12 @@ async def execute_coroutine(batch: Batch) -> Report:
     index, number, *_ = batch.calls[0]
     report = Report({}, {}, {}, [], time.perf_counter(), [], {}, worker_name())
     values = Values(batch.inputs)
+    listening = None
+    if batch.capture is not None:
+        from flowpar.pools.capturing import Listening  # noqa: PLC0415 - as in `execute`
+
+        listening = Listening(batch.capture, report)
+        listening.begin()
     try:
         taken, named = _taken(batch.calls[0], values)
         value = batch.functions[number](*taken, **named)
@@ -182,6 +188,10 @@ async def execute_coroutine(batch: Batch) -> Report:
         report.failed[index] = Failure(tame(error))
     else:
         _take(value, index, batch, report)
+    finally:
+        if listening is not None:
+            listening.end(index)
+            listening.close()
     report.ends.append(time.perf_counter())
     return report
 

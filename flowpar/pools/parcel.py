@@ -82,6 +82,7 @@ class Packer:
             batch.stop_on_error,
             batch.seeds,
             batch.readers,
+            batch.capture,
             batch.keeper,
         )
         return Parcel(tuple(packed.values()), dump(body))
@@ -143,7 +144,7 @@ class Shelf:
         functions: dict[int, Callable[..., object]] = dict(inline)
         for number, key in keys.items():
             functions[number] = self._load(key)
-        stop_on_error, seeds, readers, keeper = rest
+        stop_on_error, seeds, readers, capture, keeper = rest
         return Batch(
             calls,
             functions,
@@ -152,6 +153,7 @@ class Shelf:
             stop_on_error=stop_on_error,
             seeds=seeds,
             readers=readers,
+            capture=capture,
             keeper=keeper,
         )
 

@@ -55,6 +55,8 @@ class Batch:
     """Functions, by number, that only read what they get, and return a part of it."""
     patience: float | None = None
     """Seconds after which no further call is begun here, and the rest is given back."""
+    capture: str | None = None
+    """Whose output is captured: "all", or that of calls that have "failed"."""
     keeper: Keeper | None = None
     """Digests the values, and writes those that are to be kept; None: the run has no cache."""
 
@@ -99,6 +101,8 @@ class Report:
     """Inputs that were kept and cannot be read any more, by index."""
     delayed_seconds: dict[int, float] = field(default_factory=dict)
     """For how long the calls that took more than 1 ms had no CPU though they wanted one."""
+    output: dict[int, str] = field(default_factory=dict)
+    """What calls printed and logged, by index, where that is captured."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return load_report, (dump_report(self),)
@@ -196,6 +200,7 @@ def _plain_batch(batch: Batch) -> tuple[object, ...]:
         batch.lent,
         batch.readers,
         batch.patience,
+        batch.capture,
         batch.keeper,
     )
 
@@ -344,6 +349,7 @@ def dump_report(report: Report, depot: Depot | None = None, mark: int = 0) -> by
             report.kept,
             report.damaged,
             report.delayed_seconds,
+            report.output,
         ),
         protocol=5,
     )

@@ -67,6 +67,11 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
     results, ends, cpu_seconds = report.values, report.ends, report.cpu_seconds
     reading = Reading(values)
     is_watched = mark is not None and len(mark) > 2  # noqa: PLR2004 - it is a slate's
+    listening = None
+    if batch.capture is not None:
+        from flowpar.pools.capturing import Listening  # noqa: PLC0415 - brings logging; few do
+
+        listening = Listening(batch.capture, report)
     if isolation is None and keeping is not None:
         isolation = Isolation(batch, None, 0)
     # In a process that never built a delayed value none can be returned; a call may be the first.
@@ -85,6 +90,8 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
                     break
             if loaded:
                 loaded.clear()
+            if listening is not None:
+                listening.begin()
             try:
                 if kind == LITERAL:
                     taken: Any = args
@@ -116,6 +123,8 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
                 if isinstance(error, KeyboardInterrupt) and _is_for_us():
                     raise
                 report.failed[index] = Failure(tame(error))
+                if listening is not None:
+                    listening.end(index)
                 taken = value = None
                 ends.append(now := clock())
                 last = now
@@ -124,6 +133,8 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
                     break
                 continue
             ends.append(now := clock())
+            if listening is not None:
+                listening.end(index)
             if now - last > CPU_TIME_FROM:
                 cpu = cpu_clock()
                 cpu_seconds[index] = cpu - last_cpu
@@ -148,6 +159,8 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
     finally:
         _inside.depth -= 1
         report.damaged += values.damaged
+        if listening is not None:
+            listening.close()
         if keeping is not None:
             keeping.close()
             report.kept = keeping.kept

@@ -1,0 +1,128 @@
+"""Under ``capture=`` what tasks print and log is kept, each with its task."""
+
+import contextlib
+import logging
+import sys
+
+import pytest
+
+import flowpar
+from flowpar import delayed
+from flowpar.pools import capturing
+
+
+@delayed
+def talk(n):
+    print("said", n)
+    print("complained", n, file=sys.stderr)
+    logging.getLogger("talk").warning("logged %s", n)
+    if n == 3:
+        raise ValueError("as it should")
+    return n
+
+
+@delayed
+async def talk_later(n):
+    import asyncio
+
+    await asyncio.sleep(0.01)
+    print("said", n)
+    await asyncio.sleep(0.01)
+    print("said again", n)
+
+
+OWN = pytest.mark.parametrize("own", ["sync", "threads", "processes", "auto"])
+
+
+def text(n):
+    return f"said {n}\ncomplained {n}\nWARNING talk: logged {n}\n"
+
+
+@contextlib.contextmanager
+def no_handlers():
+    """Have the root logger as it is in a script that has not set it up; pytest has."""
+    root = logging.getLogger()
+    handlers, root.handlers = root.handlers, []
+    try:
+        yield
+        assert root.handlers == []
+    finally:
+        root.handlers = handlers
+
+
+@pytest.fixture(autouse=True)
+def _streams_as_before():
+    before = sys.stdout, sys.stderr, [*logging.getLogger().handlers]
+    yield
+    assert (sys.stdout, sys.stderr, [*logging.getLogger().handlers]) == before
+    assert capturing._users == 0
+
+
+@OWN
+def test_an_error_tells_what_its_task_wrote(own):
+    with no_handlers(), pytest.raises(flowpar.RunFailed) as caught:
+        flowpar.compute(
+            [talk(n) for n in range(5)], scheduler=own, capture="failed", on_error="continue"
+        )
+    (error,) = caught.value.exceptions
+    assert error.__notes__[-1] == ("It wrote:\n  said 3\n  complained 3\n  WARNING talk: logged 3")
+    output = {task.key: task.output for task in caught.value.run.tasks}
+    assert output == {f"talk[{n}]": text(3) if n == 3 else None for n in range(5)}
+
+
+@OWN
+def test_all_is_printed_with_its_task_and_in_the_records(own, capfd):
+    with no_handlers():
+        done = flowpar.run([talk(n) for n in range(3)], scheduler=own, capture="all")
+    assert [task.output for task in done.tasks] == [text(n) for n in range(3)]
+    out, err = capfd.readouterr()
+    assert sorted(out.splitlines()) == sorted(
+        f"[talk[{n}]] {line}" for n in range(3) for line in text(n).splitlines()
+    )
+    assert "complained" not in err
+
+
+@OWN
+def test_nothing_is_captured_unless_asked(own):
+    done = flowpar.run([talk(n) for n in range(2)], scheduler=own)
+    assert [task.output for task in done.tasks] == [None, None]
+
+
+def test_coroutines_that_take_turns_are_told_apart(capfd):
+    done = flowpar.run([talk_later(n) for n in range(20)], capture="all")
+    assert [task.output for task in done.tasks] == [
+        f"said {n}\nsaid again {n}\n" for n in range(20)
+    ]
+
+
+def test_what_others_write_meanwhile_goes_where_it_went(capfd):
+    class Chatty:
+        def on_output(self, event):
+            print("observer heard", event.key)
+            logging.getLogger("mine").warning("observer logged")
+
+    with no_handlers():
+        flowpar.run(talk(1), scheduler="threads", capture="all", observers=[Chatty()])
+    out, err = capfd.readouterr()
+    assert "observer heard talk\n" in out
+    assert "observer logged" in err
+
+
+def test_of_much_the_first_and_the_last_is_kept(capfd):
+    @delayed
+    def shout(n):
+        print("first")
+        for _ in range(100):
+            print("x" * 10_000)
+        print("last")
+
+    (record,) = flowpar.run(shout(1), scheduler="sync", capture="all").tasks
+    assert record.output.startswith("first\n")
+    assert record.output.endswith("last\n")
+    assert len(record.output) < 1.1 * capturing.MOST_KEPT
+    assert "characters …" in record.output
+
+
+def test_wrong_values_are_refused():
+    with pytest.raises(flowpar.OptionError, match="capture"):
+        flowpar.run(talk(1), capture="some")
