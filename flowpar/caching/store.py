@@ -29,7 +29,7 @@ import time
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from flowpar.caching.claims import here
 from flowpar.caching.directory import Directory
@@ -63,6 +63,9 @@ COMMIT_SECONDS: Final = 0.2
 COMMIT_ROWS: Final = 500
 """How many traces may; locking a key takes the longer, the more are locked until then."""
 
+MOST_RUNS: Final = 100
+"""How many runs are remembered."""
+
 MOST_EARLIER: Final = 1000
 """How many traces of a function are looked through for one that a call is like."""
 
@@ -74,6 +77,19 @@ MOST_OF_PLACE: Final = 4
 
 USED_SECONDS: Final = 3600.0
 """How old the note of the last use may be before it is written anew."""
+
+
+class PastRun(NamedTuple):
+    """A run that is remembered."""
+
+    number: int
+    started: float
+    """Seconds since the epoch."""
+    seconds: float
+    status: str
+    program: str
+    counts: str
+    """How many tasks ended how, as JSON."""
 
 
 class Store(Directory):
@@ -535,21 +551,34 @@ class Store(Directory):
         """Remember what people should be told of this cache, with the time."""
         self.execute("insert into event values (?, ?)", (time.time(), text_of(text)))
 
-    def put_run(  # noqa: PLR0917 - the columns
-        self, started: float, seconds: float, status: str, program: str, counts_json: str
-    ) -> None:
-        """Remember a run."""
+    def put_run(self, run: PastRun, facts: bytes = b"") -> None:
+        """Remember a run, with all that is to be told of it; the oldest of many are forgotten.
+
+        Its number is given here.
+        """
+        _, started, seconds, status, program, counts = run
         self.execute(
-            "insert into run (started, seconds, status, program, counts) values (?, ?, ?, ?, ?)",
-            (started, seconds, text_of(status), text_of(program), text_of(counts_json)),
+            "insert into history (started, seconds, status, program, counts, facts) "
+            "values (?, ?, ?, ?, ?, ?)",
+            (started, seconds, text_of(status), text_of(program), text_of(counts), facts),
+        )
+        self.execute(
+            "delete from history where id <= (select max(id) from history) - ?", (MOST_RUNS,)
         )
 
-    def runs(self, limit: int = 100) -> list[tuple[float, float, str, str, str]]:
-        """Return the last runs as `put_run` was given them, newest first."""
-        return self.query(
-            "select started, seconds, status, program, counts from run order by id desc limit ?",
+    def runs(self, limit: int = MOST_RUNS) -> list[PastRun]:
+        """Return the last runs, newest first."""
+        rows = self.query(
+            "select id, started, seconds, status, program, counts from history "
+            "order by id desc limit ?",
             (limit,),
         )
+        return [PastRun(*row) for row in rows]
+
+    def run_facts(self, number: int) -> bytes | None:
+        """Return what `put_run` was given to be told of a run; None: there is no such run."""
+        rows = self.query("select facts from history where id = ?", (number,))
+        return rows[0][0] if rows else None
 
     def clear(self) -> None:
         """Forget everything, and delete the objects."""

@@ -25,7 +25,7 @@ import pytest
 from flowpar.caching import claims, index, objects
 from flowpar.caching import store as module
 from flowpar.caching.objects import ObjectDamaged, Stored, freeze, path_of, thaw, write
-from flowpar.caching.store import CacheRefused, Store, Trace, close_all, store_at
+from flowpar.caching.store import CacheRefused, PastRun, Store, Trace, close_all, store_at
 from flowpar.errors import FlowparWarning
 
 ANOTHER_USER = 12345
@@ -312,9 +312,19 @@ def test_facts_of_files_come_back(store, opened, path):
 
 def test_runs_come_back_newest_first(store):
     for number in range(3):
-        store.put_run(float(number), 1.5, "done", "main\udc80.py", '{"ran": 1}')
-    assert [run[0] for run in store.runs(2)] == [2.0, 1.0]
-    assert store.runs()[0] == (2.0, 1.5, "done", "main\\udc80.py", '{"ran": 1}')
+        store.put_run(PastRun(0, float(number), 1.5, "done", "main\udc80.py", "{}"), b"facts")
+    assert [run.started for run in store.runs(2)] == [2.0, 1.0]
+    last = store.runs()[0]
+    assert last[1:] == (2.0, 1.5, "done", "main\\udc80.py", "{}")
+    assert store.run_facts(last.number) == b"facts"
+    assert store.run_facts(last.number + 1) is None
+
+
+def test_the_oldest_of_many_runs_are_forgotten(store, monkeypatch):
+    monkeypatch.setattr("flowpar.caching.store.MOST_RUNS", 3)
+    for number in range(5):
+        store.put_run(PastRun(0, float(number), 1.0, "done", "", ""))
+    assert [run.started for run in store.runs(100)] == [4.0, 3.0, 2.0]
 
 
 def test_a_change_by_another_gives_another_version(store, opened, path):
@@ -521,7 +531,7 @@ def test_clear_forgets_everything_and_follows_no_links(store, opened, path, tmp_
     other.mkdir()
     (other / "precious").write_text("x")
     traces = [put_value(store, number, in_file=number % 2 == 0) for number in range(4)]
-    store.put_run(0.0, 1.0, "done", "", "")
+    store.put_run(PastRun(0, 0.0, 1.0, "done", "", ""))
     store.put_function(b"f", (1,))
     store.put_file_facts([("/a", (1,), b"x")])
     store.commit()
@@ -774,7 +784,7 @@ def use(store: Store) -> None:
     store.free(trace.key)
     store.forget_object(b"x" * 32)
     store.put_file_facts([("/a", (1,), b"")])
-    store.put_run(0.0, 0.0, "", "", "")
+    store.put_run(PastRun(0, 0.0, 0.0, "", "", ""))
     store.drop_objects([b"x" * 32])
     store.earlier("load")
     store.version()
@@ -1021,7 +1031,7 @@ def test_the_log_of_a_damaged_index_is_not_taken_for_that_of_the_new_one(path, o
             put_value(store, number, in_file=False)
         store.commit()
         store.query("pragma wal_checkpoint(truncate)")
-        store.put_run(0.0, 0.0, "", "", "")
+        store.put_run(PastRun(0, 0.0, 0.0, "", "", ""))
         os.kill(os.getpid(), signal.SIGKILL)
 
     assert in_child(die) == -signal.SIGKILL
