@@ -43,12 +43,12 @@ if TYPE_CHECKING:
     from flowpar.many import reduce as reduce
     from flowpar.many import starmap as starmap
     from flowpar.memo import cached as cached
+    from flowpar.pictures import visualize as visualize
     from flowpar.preview import explain as explain
     from flowpar.preview import plan as plan
     from flowpar.record import Run as Run
     from flowpar.running import compute as compute
     from flowpar.running import run as run
-    from flowpar.running import visualize as visualize
     from flowpar.settings import options as options
 
 __version__ = "0.1.0"
@@ -90,7 +90,7 @@ _HOMES = {
     "starmap": "many",
     "submit": "background",
     "untracked": "caching.code",
-    "visualize": "running",
+    "visualize": "pictures",
 }
 
 __all__ = [  # noqa: PLE0604 - ruff sees no names that are loaded on first use

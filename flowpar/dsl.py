@@ -252,6 +252,7 @@ def delayed(func: Any = MISSING, /, **policy: Any) -> Any:
         * ``pure``: False for a task with side effects: never in a batch with others
         * ``traverse``: False to hand containers on without searching them for delayed values
         * ``cache``, ``version``, ``expires``: for runs with a cache
+        * ``group``: what it belongs to, in pictures
 
     Returns
     -------
@@ -419,7 +420,9 @@ class Delayed(Task, Generic[T]):
 
     def visualize(self, path: str | Path | None = "graph.svg", **options: Any) -> Picture:
         """Draw what this value needs; see `flowpar.visualize`."""
-        return running.visualize(self, filename=path, **options)
+        from flowpar import pictures  # noqa: PLC0415 - most values are not drawn
+
+        return pictures.visualize(self, filename=path, **options)
 
     def __await__(self) -> Generator[Any, None, T]:
         from flowpar import background  # noqa: PLC0415 - as above
@@ -437,7 +440,9 @@ class Delayed(Task, Generic[T]):
         shown = {"text/plain": repr(self)}
         # A cell must show something, whatever is wrong with the picture.
         with contextlib.suppress(Exception):
-            svg = running.picture_for_notebook(self)
+            from flowpar import pictures  # noqa: PLC0415 - as above
+
+            svg = pictures.picture_for_notebook(self)
             shown |= {"image/svg+xml": svg} if svg else {}
         return shown
 

@@ -8,6 +8,7 @@ come into being while it runs; what is in it never changes.
 from __future__ import annotations
 
 import collections
+import functools
 import gc
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -237,9 +238,9 @@ class Graph:
         Returns
         -------
         networkx.DiGraph
-            Nodes are indices, with ``key``, ``function``, ``pool``, ``site`` and ``is_target``;
-            edges run from a dependency to its dependent; those of ``after=`` have
-            ``order_only=True``.
+            Nodes are indices, with ``key``, ``function``, ``module``, ``group``, ``pool``, ``site``
+            and ``is_target``; edges run from a dependency to its dependent; those of ``after=``
+            have ``order_only=True``.
         """
         import networkx as nx  # noqa: PLC0415 - a third of a second, for those who look
 
@@ -251,6 +252,8 @@ class Graph:
                 index,
                 key=self.key(index),
                 function=function.name,
+                module=_module_of(function.call),
+                group=function.policy.group,
                 pool=function.policy.pool,
                 site=str(task._site) if task._site else None,
                 is_target=index in targets,
@@ -261,6 +264,13 @@ class Graph:
             for need in self.dependencies[index]:
                 made.add_edge(need, index, order_only=(need, index) in self.order_only)
         return made
+
+
+def _module_of(call: object) -> str | None:
+    while isinstance(call, functools.partial):
+        call = call.func
+    module = getattr(call, "__module__", None)
+    return module if isinstance(module, str) else None
 
 
 def needed_by(task: Task) -> tuple[Task, ...]:

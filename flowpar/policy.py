@@ -51,6 +51,8 @@ class Policy:
     """What else a result depends on, and the code does not show: functions, values, modules."""
     traverse: bool = True
     """Whether containers among the arguments are searched for delayed values."""
+    group: str | None = None
+    """What it belongs to, in pictures; nothing else asks."""
 
     @property
     def runs_alone(self) -> bool:
@@ -208,6 +210,7 @@ _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "ignore": _check_names,
     "deps": _check_deps,
     "traverse": check_bool,
+    "group": _maybe(_check_text),
 }
 
 DEFAULT_POLICY: Final = Policy()

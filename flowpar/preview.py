@@ -343,6 +343,15 @@ class Look:
         words = {CACHED_NOW: "cached", RUN: "ready", UNKNOWN: "waiting"}
         return {index: words[self.status(index)] for index in range(len(self.graph))}
 
+    def facts(self) -> dict[int, dict[str, str | None]]:
+        """Return what would become of each task, and why, for a picture."""
+        found = {}
+        for index in range(len(self.graph)):
+            status = self.status(index)
+            reason = self.judge.reason(index) if status == RUN else None
+            found[index] = {"status": status, "reason": reason}
+        return found
+
     def tasks(self) -> list[PlannedTask]:
         """Return what would become of each task."""
         found = []

@@ -8,7 +8,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from flowpar.caching.objects import Stored
 from flowpar.errors import FlowparError, RunFailed
@@ -22,6 +22,9 @@ from flowpar.pools.transport import SEALED, Packed, Report
 from flowpar.pools.worker import fill
 from flowpar.sampling import Sample, Samples
 from flowpar.status import Status
+
+if TYPE_CHECKING:
+    from flowpar.views.picture import Picture
 
 CLOCK_OFFSET = time.time() - time.perf_counter()
 """Turns the clock that the workers read into seconds since the epoch."""
@@ -281,7 +284,8 @@ class Run:
         Returns
         -------
         networkx.DiGraph
-            As `Graph.to_networkx`, with ``status``, ``seconds`` and ``pool`` of each record.
+            As `Graph.to_networkx`, with ``status``, ``seconds``, ``pool`` and ``reason`` of each
+            record.
 
         Examples
         --------
@@ -290,12 +294,47 @@ class Run:
         >>> [done.to_networkx().nodes[i]["status"] for i in (0, 1)]
         ['done', 'done']
         """
+        facts = ("status", "seconds", "pool", "reason")
         return self.graph.to_networkx(
             {
-                index: {"status": record.status, "seconds": record.seconds, "pool": record.pool}
+                index: {name: getattr(record, name) for name in facts}
                 for index, record in enumerate(self.tasks)
             }
         )
+
+    def visualize(self, path: str | os.PathLike[str] | None = None, **options: Any) -> Picture:
+        """Draw the graph with how its tasks went: status, seconds, what failed and why.
+
+        The critical path, which is the chain of tasks that took longest, is bold.
+
+        Parameters
+        ----------
+        path
+            As `flowpar.visualize` takes it; None: for a notebook only.
+        **options
+            As for `flowpar.visualize`; ``focus="failed"`` shows what failed and all one step
+            around it, ``color="time"`` what took long.
+
+        Returns
+        -------
+        Picture
+            With its ``path``; a notebook shows it.
+
+        Raises
+        ------
+        OptionError, MissingExtra
+            As `flowpar.visualize`.
+
+        Examples
+        --------
+        >>> import flowpar
+        >>> done = flowpar.run(-flowpar.delayed(abs)(-1), scheduler="sync")
+        >>> "2 done" in done.visualize().svg
+        True
+        """
+        from flowpar.views.picture import draw  # noqa: PLC0415 - most runs draw nothing
+
+        return draw(self.to_networkx(), path, **options)
 
     def critical_path(self) -> list[TaskRecord]:
         """Return the chain of tasks that took longest: with any number of workers it takes so long.

@@ -1,9 +1,9 @@
-"""Runs targets, and draws what they need."""
+"""Runs targets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, NoReturn
 
 from flowpar.arguments import gather, search
 from flowpar.graph import Graph, values_needed
@@ -14,11 +14,6 @@ from flowpar.settings import Options, resolve
 from flowpar.task import CONSTANT, Task
 from flowpar.views.output import Output
 from flowpar.views.progress import Progress
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from flowpar.views.picture import Picture
 
 
 def compute(*targets: Any, **options: Any) -> Any:
@@ -129,57 +124,3 @@ def as_task(target: Any) -> Task:
         task._function = CONSTANT
         task._needs = ()
     return task
-
-
-MOST_SHOWN: Final = 20_000
-"""Tasks of a graph that a notebook draws without being asked to: one second."""
-
-
-def picture_for_notebook(target: Any) -> str | None:
-    """Return what a target needs, drawn as SVG; None: it is too large to be drawn unasked."""
-    from flowpar.views.picture import draw  # noqa: PLC0415 - most runs draw nothing
-
-    graph = Graph(values_needed([search(target, "the target")]))
-    return draw(graph.to_networkx()).svg if len(graph) <= MOST_SHOWN else None
-
-
-def visualize(
-    *targets: Any,
-    filename: str | Path | None = "graph.svg",
-    collapse: bool | str = "auto",
-) -> Picture:
-    """Draw what the targets need.
-
-    Parameters
-    ----------
-    *targets
-        Delayed values, or containers of them.
-    filename
-        Where to: ``.svg``, ``.png``, ``.pdf`` or ``.dot``; None for a notebook only. An ``.svg``
-        needs no program; it is better where Graphviz is installed.
-    collapse
-        True: one node for each function; False: one for each task; "auto": by the size.
-
-    Returns
-    -------
-    Picture
-        With its ``path``; a notebook shows it.
-
-    Raises
-    ------
-    OptionError
-        If the kind of file is not known.
-    MissingExtra
-        If Graphviz is not there and the file is no ``.svg`` or ``.dot``.
-
-    Examples
-    --------
-    >>> import flowpar
-    >>> picture = flowpar.visualize(flowpar.delayed(abs)(-1), filename=None)
-    >>> "abs" in picture.svg
-    True
-    """
-    from flowpar.views.picture import draw  # noqa: PLC0415 - most runs draw nothing
-
-    graph = Graph(values_needed([search(target, "the target") for target in targets]))
-    return draw(graph.to_networkx(), filename, collapse=collapse)

@@ -35,7 +35,9 @@ from flowpar.errors import FlowparError
 from flowpar.graph import Graph
 from flowpar.preview import Look, accept_in, preview
 from flowpar.settings import SCHEDULERS, Options, options
+from flowpar.views.contents import CLUSTERS, RANKDIRS
 from flowpar.views.picture import draw
+from flowpar.views.styles import COLOURS
 
 EXAMPLES: Final = """\
 examples:
@@ -169,9 +171,18 @@ def _add_graph(commands: Any) -> None:
         commands, "graph", _asking(_graph), "draw what would be computed, and what would run of it"
     )
     graph.add_argument(
-        "-o", "--output", default="graph.svg", help="file; .svg needs nothing (graph.svg)"
+        "-o",
+        "--output",
+        default="graph.svg",
+        help="file (graph.svg); .svg, .dot, .mmd, .txt and .json need nothing",
     )
-    graph.add_argument("--full", action="store_true", help="a box for each task, however many")
+    size = graph.add_mutually_exclusive_group()
+    size.add_argument("--full", action="store_true", help="a box for each task, however many")
+    size.add_argument("--collapse", action="store_true", help="a box for each function")
+    graph.add_argument("--color", choices=COLOURS, default="auto", help="what colours mean")
+    graph.add_argument("--focus", metavar="NAME", help="of a task or a function, and next to it")
+    graph.add_argument("--rankdir", choices=RANKDIRS, help="to the right, or downwards")
+    graph.add_argument("--cluster", choices=CLUSTERS, help="what stands together")
 
 
 def _asking(answer: Answer) -> Callable[[argparse.Namespace], int]:
@@ -224,14 +235,19 @@ def _plan(given: argparse.Namespace, graph: Graph, options_of_run: Options) -> i
 
 
 def _graph(given: argparse.Namespace, graph: Graph, options_of_run: Options) -> int:
-    statuses = {} if options_of_run.cache is None else Look(graph, options_of_run).statuses()
-    made = graph.to_networkx({index: {"status": status} for index, status in statuses.items()})
+    look = None if options_of_run.cache is None else Look(graph, options_of_run)
     if given.json:
         import networkx as nx  # noqa: PLC0415 - slow to import
 
+        statuses = {} if look is None else look.statuses()
+        made = graph.to_networkx({index: {"status": status} for index, status in statuses.items()})
         show(given, nx.node_link_data(made, edges="edges"), "")
         return DONE
-    print(draw(made, given.output, collapse=False if given.full else "auto"))
+    names = ("color", "focus", "rankdir", "cluster")
+    wanted = {name: getattr(given, name) for name in names}
+    wanted["collapse"] = True if given.collapse else False if given.full else "auto"
+    made = graph.to_networkx({} if look is None else look.facts())
+    print(draw(made, given.output, **wanted))
     return DONE
 
 

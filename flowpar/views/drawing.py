@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import collections
 import colorsys
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    import networkx as nx
-
-MOST_NODES: Final = 300
-"""A graph of more tasks is drawn with one box for each function, unless it is asked for in full."""
-MOST_EDGES: Final = 1_000
 LONGEST_LABEL: Final = 200
 LONGEST_TITLE: Final = 2_000
 """Graphviz 2.42 fails on strings of about 16,000 characters, and escapes make them longer."""
@@ -22,8 +14,8 @@ LONGEST_TITLE: Final = 2_000
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
 MICRO: Final = "\N{MICRO SIGN}"
 
-_URGENCY: Final = ("failed", "running", "skipped", "waiting", "ready", "done", "cached")
-"""Which status a box for many tasks shows: the first that any of them has."""
+LEGEND_COLUMNS: Final = 90
+"""How long a line of the legend gets at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +24,18 @@ class Box:
 
     label: str
     detail: str
-    """Pool, status and seconds, as far as they are known; may be empty."""
+    """Status, pool and seconds, as far as they are known; may be empty."""
     title: str
-    """The label, not cut."""
+    """The label, not cut, and why."""
     colour: str
-    """Of the function, as ``#rrggbb``."""
+    """As ``#rrggbb``."""
     status: str | None
+    stripes: tuple[tuple[str, float], ...] = ()
+    """Colours, and the shares of the box that they fill; empty: it has one colour."""
+    cluster: str | None = None
+    """Module or group that it belongs to, if those are shown."""
+    is_critical: bool = False
+    """Whether it is on the critical path."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +49,16 @@ class Arrow:
     """How many edges it stands for; empty if that is one."""
     order_only: bool
     """Whether no value passes: the dependent runs after, and that is all."""
+    is_critical: bool = False
+    """Whether it is on the critical path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A line of the legend: what a colour means, or something of the whole picture."""
+
+    text: str
+    colour: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,117 +67,71 @@ class Drawing:
 
     boxes: tuple[Box, ...]
     arrows: tuple[Arrow, ...]
+    legend: tuple[Note, ...] = ()
+    rankdir: str | None = None
+    """"LR": arrows from left to right; "TB": downwards; None: as there is room."""
+
+    def legend_lines(self) -> list[list[Note]]:
+        """Return the legend in lines that are not too long."""
+        lines: list[list[Note]] = []
+        width = 0
+        for note in self.legend:
+            wanted = columns(note.text) + len(LEGEND_GAP)
+            if not lines or width + wanted > LEGEND_COLUMNS:
+                lines.append([])
+                width = 0
+            lines[-1].append(note)
+            width += wanted
+        return lines
 
 
-def drawing_of(
-    graph: nx.DiGraph, statuses: Mapping[int, str] | None, *, collapse: bool | str
-) -> Drawing:
-    """Return what to draw of a graph.
+LEGEND_GAP: Final = "   "
+"""Between two notes of a line."""
+
+
+class Palette:
+    """Gives every function a colour of its own.
 
     Parameters
     ----------
-    graph
-        As `flowpar.graph.Graph.to_networkx` makes it.
-    statuses
-        By node; they win over those that the graph has.
-    collapse
-        True: one box for each function; False: one for each task; "auto": False for graphs of up
-        to 300 tasks and 1,000 edges.
+    lights
+        How light the colours are, in turn: pale ones where text stands on them.
+    saturation
+        How colourful.
     """
-    nodes = {
-        node: {**facts, "status": (statuses or {}).get(node, facts.get("status"))}
-        for node, facts in graph.nodes(data=True)
-    }
-    if collapse == "auto":
-        collapse = len(nodes) > MOST_NODES or graph.number_of_edges() > MOST_EDGES
-    return _by_function(graph, nodes) if collapse else _by_task(graph, nodes)
 
-
-def _by_task(graph: nx.DiGraph, nodes: dict[int, dict[str, Any]]) -> Drawing:
-    palette = _Palette()
-    places = {node: place for place, node in enumerate(nodes)}
-    boxes = [
-        Box(
-            label=shown(facts["key"], LONGEST_LABEL),
-            detail=_joined(facts["status"], facts.get("pool"), _seconds(facts.get("seconds"))),
-            title=shown(facts["key"], LONGEST_TITLE),
-            colour=palette.colour(facts["function"]),
-            status=facts["status"],
-        )
-        for facts in nodes.values()
-    ]
-    arrows = [
-        Arrow(start=places[u], end=places[v], label="", order_only=bool(facts.get("order_only")))
-        for u, v, facts in graph.edges(data=True)
-    ]
-    return Drawing(tuple(boxes), tuple(arrows))
-
-
-def _by_function(graph: nx.DiGraph, nodes: dict[int, dict[str, Any]]) -> Drawing:
-    palette = _Palette()
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for facts in nodes.values():
-        groups.setdefault(facts["function"], []).append(facts)
-    places = {name: place for place, name in enumerate(groups)}
-    boxes = [_group(name, tasks, palette) for name, tasks in groups.items()]
-    counts: collections.Counter[tuple[int, int]] = collections.Counter()
-    with_value = set()
-    for u, v, facts in graph.edges(data=True):
-        pair = (places[nodes[u]["function"]], places[nodes[v]["function"]])
-        counts[pair] += 1
-        if not facts.get("order_only"):
-            with_value.add(pair)
-    arrows = [
-        Arrow(
-            start=pair[0],
-            end=pair[1],
-            label=f"{TIMES}{count:,}" if count > 1 else "",
-            order_only=pair not in with_value,
-        )
-        for pair, count in counts.items()
-    ]
-    return Drawing(tuple(boxes), tuple(arrows))
-
-
-def _group(name: str, tasks: list[dict[str, Any]], palette: _Palette) -> Box:
-    times = f" {TIMES}{len(tasks):,}" if len(tasks) > 1 else ""
-    statuses = collections.Counter(facts["status"] for facts in tasks if facts["status"])
-    pools = dict.fromkeys(facts["pool"] for facts in tasks if facts.get("pool"))
-    seconds = [facts["seconds"] for facts in tasks if facts.get("seconds") is not None]
-    summary = ", ".join(f"{count:,} {status}" for status, count in statuses.most_common())
-    return Box(
-        label=shown(name, LONGEST_LABEL - len(times)) + times,
-        detail=_joined(summary, "+".join(pools), _seconds(sum(seconds)) if seconds else None),
-        title=shown(name, LONGEST_TITLE) + times,
-        colour=palette.colour(name),
-        status=next((status for status in _URGENCY if status in statuses), None),
-    )
-
-
-class _Palette:
-    """Gives every function a colour of its own: pale ones, as text stands on them."""
-
-    def __init__(self) -> None:
+    def __init__(self, lights: tuple[float, ...] = (0.86,), saturation: float = 0.65) -> None:
+        self._lights = lights
+        self._saturation = saturation
         self._colours: dict[str, str] = {}
 
     def colour(self, function: str) -> str:
+        """Return the colour of a function, as ``#rrggbb``."""
         known = self._colours.get(function)
         if known is None:
             # Steps of the golden ratio keep any number of hues apart.
-            hue = (0.58 + 0.618034 * len(self._colours)) % 1
-            red, green, blue = colorsys.hls_to_rgb(hue, 0.86, 0.65)
+            number = len(self._colours)
+            hue = (0.58 + 0.618034 * number) % 1
+            light = self._lights[number % len(self._lights)]
+            red, green, blue = colorsys.hls_to_rgb(hue, light, self._saturation)
             known = f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
             self._colours[function] = known
         return known
 
 
-def _joined(*parts: str | None) -> str:
+def joined(*parts: str | None) -> str:
+    """Return what is known of some parts in one line."""
     return " · ".join(shown(part, LONGEST_LABEL) for part in parts if part)
 
 
-def _seconds(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
+def duration(seconds: float) -> str:
+    """Return a time for people.
+
+    Examples
+    --------
+    >>> duration(0.25), duration(2.5)
+    ('250 ms', '2.5 s')
+    """
     if seconds < 1e-3:  # noqa: PLR2004 - a unit
         return f"{seconds * 1e6:.0f} {MICRO}s"
     if seconds < 1:

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from flowpar.views.drawing import Arrow, Box, Drawing, columns
+from flowpar.views.drawing import Drawing
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -27,59 +26,51 @@ SWEEPS: Final = 8
 MOST_WAYPOINTS: Final = 30_000
 """Arrows run straight across the layers of graphs that would need more."""
 
-_FONT_SIZE: Final = 11
-_COLUMN: Final = 6.65
-"""Pixels that a character takes, in the fixed fonts of common systems."""
-_LINE: Final = 14
 _MARGIN: Final = 14
 _BETWEEN: Final = 10
 """Pixels between two boxes of a layer."""
-_LOOP: Final = 36
+LOOP: Final = 36
 """Pixels that an arrow to its own box takes beside it, with its label."""
 
-_BORDERS: Final = {
-    "failed": 'stroke="#c62828" stroke-width="3"',
-    "running": 'stroke="#ef6c00" stroke-width="3"',
-    "cached": 'stroke="#1565c0" stroke-width="1.5" stroke-dasharray="2 2"',
-    "skipped": 'stroke="#888" stroke-dasharray="5 3"',
-    "waiting": 'stroke="#888" stroke-dasharray="5 3"',
-    "ready": 'stroke="#888" stroke-dasharray="5 3"',
-}
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything of a drawing goes."""
+
+    cells: Cells
+    frame: Frame
+    is_horizontal: bool
 
 
-def to_svg(drawing: Drawing) -> str:
-    """Return a drawing as an SVG document.
+def lay_out(drawing: Drawing, sizes: list[tuple[float, float]]) -> Layout:
+    """Return where to put boxes of these sizes, widths first, and the arrows between them.
 
     Notes
     -----
     5,000 boxes take about a second.
     """
-    cells = _Cells(drawing)
+    cells = Cells(drawing)
     _put_in_order(cells)
     horizontal = is_wide(drawing)
-    sizes = [_size(box) for box in drawing.boxes]
     if not horizontal:
         sizes = [(height, width) for width, height in sizes]
-    frame = _place(drawing, cells, sizes)
-    return "\n".join(_document(drawing, cells, frame, horizontal=horizontal))
+    loop = LOOP if horizontal else 2 * LOOP  # beside it, where its label is longer than high
+    return Layout(cells, _place(drawing, cells, sizes, loop), horizontal)
 
 
 def is_wide(drawing: Drawing) -> bool:
     """Return whether the arrows had better run from left to right: text needs the room."""
+    if drawing.rankdir is not None:
+        return drawing.rankdir == "LR"
     ranks = _ranks(drawing)
     layers = collections.Counter(ranks)
     return max(layers.values(), default=0) >= len(layers)
 
 
-def _size(box: Box) -> tuple[float, float]:
-    widest = max(columns(box.label), columns(box.detail))
-    return widest * _COLUMN + 14, _LINE * (2 if box.detail else 1) + 8
-
-
 # ------------------------------------------------------------------------------------ layers
 
 
-class _Cells:
+class Cells:
     """Boxes and waypoints by number, boxes first, with what is next to what.
 
     Attributes
@@ -174,7 +165,7 @@ def _without_cycles(graph: nx.DiGraph) -> nx.DiGraph:
     return turned
 
 
-def _put_in_order(cells: _Cells) -> None:
+def _put_in_order(cells: Cells) -> None:
     """Sort each layer by the mean place of its neighbours, forwards and backwards in turn."""
     places = [0.0] * len(cells.before)
     for layer in cells.layers:
@@ -203,7 +194,7 @@ def _mean(values: list[float], otherwise: float) -> float:
 
 
 @dataclass(slots=True)
-class _Frame:
+class Frame:
     """Where everything is, in pixels along the arrows and across them."""
 
     across: list[float]
@@ -231,13 +222,13 @@ class _Frame:
         return max(reach, default=0.0) + _MARGIN
 
 
-def _place(drawing: Drawing, cells: _Cells, sizes: list[tuple[float, float]]) -> _Frame:
+def _place(drawing: Drawing, cells: Cells, sizes: list[tuple[float, float]], loop: float) -> Frame:
     count = len(cells.before)
     sizes = sizes + [(0.0, 0.0)] * (count - len(sizes))
-    frame = _Frame([0.0] * count, sizes, [size[1] for size in sizes], [0] * count)
+    frame = Frame([0.0] * count, sizes, [size[1] for size in sizes], [0] * count)
     for arrow, route in zip(drawing.arrows, cells.routes, strict=True):
         if route is None:
-            frame.rooms[arrow.start] += 2 * _LOOP
+            frame.rooms[arrow.start] += 2 * loop
     for rank, layer in enumerate(cells.layers):
         for cell in layer:
             frame.rank[cell] = rank
@@ -246,7 +237,7 @@ def _place(drawing: Drawing, cells: _Cells, sizes: list[tuple[float, float]]) ->
     return frame
 
 
-def _place_across(cells: _Cells, frame: _Frame) -> None:
+def _place_across(cells: Cells, frame: Frame) -> None:
     both = [a + b for a, b in zip(cells.before, cells.after, strict=True)]
     for sweep in range(SWEEPS):
         for layer in cells.layers[::-1] if sweep % 2 else cells.layers:
@@ -258,7 +249,7 @@ def _place_across(cells: _Cells, frame: _Frame) -> None:
     frame.across = [place + shift for place in frame.across]
 
 
-def _align(layer: list[int], near: list[list[int]], frame: _Frame) -> None:
+def _align(layer: list[int], near: list[list[int]], frame: Frame) -> None:
     """Move the cells of a layer as close to their neighbours as the others let them."""
     across = frame.across
     wanted = [_mean([across[other] for other in near[cell]], across[cell]) for cell in layer]
@@ -295,7 +286,7 @@ def _spread(wanted: list[float], breadths: list[float]) -> list[float]:
     return [mean + offset for mean, offset in zip(means, offsets, strict=True)]
 
 
-def _place_along(cells: _Cells, frame: _Frame) -> None:
+def _place_along(cells: Cells, frame: Frame) -> None:
     here = float(_MARGIN)
     for layer in cells.layers:
         frame.starts.append(here)
@@ -311,115 +302,3 @@ def _place_along(cells: _Cells, frame: _Frame) -> None:
         )
         # Steep arrows need room, or they all look the same.
         here += min(40 + steepest / 12, 260)
-
-
-# ----------------------------------------------------------------------------------- drawing
-
-
-def _document(drawing: Drawing, cells: _Cells, frame: _Frame, *, horizontal: bool) -> Iterator[str]:
-    size = (round(frame.length), round(frame.breadth))
-    width, height = size if horizontal else size[::-1]
-    yield (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" font-size="{_FONT_SIZE}" text-anchor="middle" '
-        'font-family="DejaVu Sans Mono, Menlo, Consolas, monospace" xml:space="preserve">'
-    )
-    yield (
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" '
-        'markerHeight="7" orient="auto"><path d="M0 0.5 8 4 0 7.5z" fill="#666"/></marker></defs>'
-    )
-    yield '<rect width="100%" height="100%" fill="white"/>'
-    yield '<g fill="none" stroke="#777" marker-end="url(#tip)">'
-    for arrow, route in zip(drawing.arrows, cells.routes, strict=True):
-        yield _arrow(arrow, route, frame, horizontal=horizontal)
-    yield "</g>"
-    for arrow, route in zip(drawing.arrows, cells.routes, strict=True):
-        if arrow.label:
-            yield _arrow_label(arrow, route, frame, horizontal=horizontal)
-    for cell, box in enumerate(drawing.boxes):
-        yield _box(cell, box, frame, horizontal=horizontal)
-    yield "</svg>\n"
-
-
-def _xy(along: float, across: float, *, horizontal: bool) -> str:
-    return f"{along:.0f} {across:.0f}" if horizontal else f"{across:.0f} {along:.0f}"
-
-
-def _arrow(arrow: Arrow, route: list[int] | None, frame: _Frame, *, horizontal: bool) -> str:
-    dashes = ' stroke-dasharray="4 3"' if arrow.order_only else ""
-    steps = _loop(arrow.start, frame) if route is None else _steps(route, frame)
-    if route is not None and route[0] != arrow.start:
-        dashes += ' marker-end="none" marker-start="url(#tip)"'  # one that closes a cycle
-    path = " ".join(
-        kind + " ".join(_xy(*point, horizontal=horizontal) for point in points)
-        for kind, points in steps
-    )
-    return f'<path d="{path}"{dashes}/>'
-
-
-_Step = tuple[str, list[tuple[float, float]]]
-
-
-def _steps(route: list[int], frame: _Frame) -> Iterator[_Step]:
-    """Yield the path of an arrow: straight through layers, curved between them."""
-    first, last = route[0], route[-1]
-    middle = (frame.starts[frame.rank[first]] + frame.ends[frame.rank[first]]) / 2
-    yield "M", [(middle + frame.sizes[first][0] / 2, frame.across[first])]
-    for cell, following in itertools.pairwise(route):
-        start, here = frame.ends[frame.rank[cell]], frame.across[cell]
-        end, there = frame.starts[frame.rank[following]], frame.across[following]
-        between = (start + end) / 2
-        yield "L", [(start, here)]
-        yield "C", [(between, here), (between, there), (end, there)]
-    middle = (frame.starts[frame.rank[last]] + frame.ends[frame.rank[last]]) / 2
-    yield "L", [(middle - frame.sizes[last][0] / 2, frame.across[last])]
-
-
-def _loop(cell: int, frame: _Frame) -> Iterator[_Step]:
-    """Yield the path of an arrow from a box to itself."""
-    rank = frame.rank[cell]
-    middle = (frame.starts[rank] + frame.ends[rank]) / 2
-    edge = frame.across[cell] + frame.sizes[cell][1] / 2
-    yield "M", [(middle + 12, edge)]
-    yield "C", [(middle + 20, edge + 14), (middle - 20, edge + 14), (middle - 12, edge)]
-
-
-def _arrow_label(arrow: Arrow, route: list[int] | None, frame: _Frame, *, horizontal: bool) -> str:
-    if route is None:
-        rank = frame.rank[arrow.start]
-        along = (frame.starts[rank] + frame.ends[rank]) / 2
-        across = frame.across[arrow.start] + frame.sizes[arrow.start][1] / 2 + 20
-    else:
-        cell, following = route[len(route) // 2 - 1], route[len(route) // 2]
-        along = (frame.ends[frame.rank[cell]] + frame.starts[frame.rank[following]]) / 2
-        across = (frame.across[cell] + frame.across[following]) / 2 - 3
-    x, y = _xy(along, across, horizontal=horizontal).split()
-    return (
-        f'<text x="{x}" y="{y}" fill="#444" stroke="white" stroke-width="3" '
-        f'paint-order="stroke">{escaped(arrow.label)}</text>'
-    )
-
-
-def _box(cell: int, box: Box, frame: _Frame, *, horizontal: bool) -> str:
-    rank = frame.rank[cell]
-    size = frame.sizes[cell] if horizontal else frame.sizes[cell][::-1]
-    centre = ((frame.starts[rank] + frame.ends[rank]) / 2, frame.across[cell])
-    x, y = centre if horizontal else centre[::-1]
-    left, top = x - size[0] / 2, y - size[1] / 2
-    border = _BORDERS.get(box.status or "", 'stroke="#555"')
-    lines = [f'<text x="{x:.0f}" y="{top + 15:.0f}">{escaped(box.label)}</text>']
-    if box.detail:
-        lines.append(
-            f'<text x="{x:.0f}" y="{top + 15 + _LINE:.0f}" fill="#444" font-size="9">'
-            f"{escaped(box.detail)}</text>"
-        )
-    return (
-        f"<g><title>{escaped(box.title)}</title>"
-        f'<rect x="{left:.0f}" y="{top:.0f}" width="{size[0]:.0f}" height="{size[1]:.0f}" '
-        f'rx="4" fill="{box.colour}" {border}/>{"".join(lines)}</g>'
-    )
-
-
-def escaped(text: str) -> str:
-    """Return a text as XML has it between tags."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

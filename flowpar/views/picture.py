@@ -1,37 +1,40 @@
 """A graph as a picture: in a file, or in a notebook.
 
-Graphviz's program ``dot`` draws where it is installed and the graph is not too large for it;
-otherwise SVG comes from `flowpar.views.layered`, which needs nothing.
+Graphviz draws where it is installed, as the program ``dot`` or as a library (extra "viz"), and the
+graph is not too large for it; otherwise SVG comes from `flowpar.views.svg`, which needs nothing.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import re
-import shutil
-import subprocess
-import uuid
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flowpar.errors import FlowparError, FlowparWarning, MissingExtra, OptionError
-from flowpar.views.drawing import Arrow, Box, Drawing, drawing_of
-from flowpar.views.layered import escaped, is_wide, to_svg
+from flowpar.errors import OptionError
+from flowpar.policy import unknown_name
+from flowpar.views import engines
+from flowpar.views.contents import Wanted, drawing_of
+from flowpar.views.dot import dot_source
+from flowpar.views.drawing import Drawing
+from flowpar.views.files import checked, write
+from flowpar.views.mermaid import mermaid
+from flowpar.views.svg import to_svg
+from flowpar.views.texts import network_text, node_link
 
 if TYPE_CHECKING:
     import networkx as nx
 
-SUFFIXES: Final = (".svg", ".png", ".pdf", ".dot")
-DOT_TIMEOUT: Final = 30.0
-"""Seconds that ``dot`` may take; it is worse than linear, and 40,000 edges took it 77 s."""
-NOTEBOOK_TIMEOUT: Final = 5.0
-"""The same where somebody waits for a cell."""
-MOST_NODES: Final = 3_000
-"""Above this ``dot`` is not called."""
-MOST_EDGES: Final = 8_000
+SUFFIXES: Final = (".svg", ".png", ".pdf", ".dot", ".mmd", ".txt", ".json")
+
+_TEXTS: Final[dict[str, Callable[[nx.DiGraph, Wanted], str]]] = {
+    ".dot": lambda graph, wanted: dot_source(drawing_of(graph, wanted)),
+    ".mmd": mermaid,
+    ".txt": network_text,
+    ".json": node_link,
+}
+"""What needs no engine."""
 
 
 class Picture:
@@ -73,8 +76,8 @@ def draw(
     path: str | os.PathLike[str] | None = None,
     *,
     statuses: Mapping[int, str] | None = None,
-    collapse: bool | str = "auto",
     dot: str | None = None,
+    **options: Any,
 ) -> Picture:
     """Draw a graph, into a file if there is to be one.
 
@@ -83,19 +86,24 @@ def draw(
     graph
         As `flowpar.graph.Graph.to_networkx` makes it.
     path
-        Its suffix says what is written: ``.svg``, ``.png``, ``.pdf`` or ``.dot``. None: nothing.
+        Its suffix says what is written: ``.svg``, ``.png``, ``.pdf``; ``.dot`` (Graphviz), ``.mmd``
+        (Mermaid), ``.txt`` (a tree), ``.json`` (networkx's node-link data). None: nothing.
     statuses
         Status by node; those that the graph has are used where this has none.
-    collapse
-        True: one box for each function, with counts; False: one for each task; "auto": the first
-        above 300 tasks or 1,000 edges.
     dot
         The program of Graphviz to use; None: the one on the PATH.
+    **options
+        ``collapse``: True: one box for each function, with counts; False: one for each task;
+        "auto": the first above 300 tasks or 1,000 edges. ``color``: "status", "time", "function",
+        or "auto": by status if any is known. ``focus``: "failed", the key of a task or the name of
+        a function: only that, and all one step around it. ``rankdir``: "LR" or "TB"; None: as there
+        is room. ``cluster``: "module" or "group": what belongs together stands together.
 
     Raises
     ------
     OptionError
-        If the suffix is another, or `collapse`; or if the graph is too large for the format.
+        If the suffix is another, or an option or its value; or if the graph is too large for the
+        format.
     MissingExtra
         If the format needs ``dot`` and there is none. SVG never does.
     FlowparError
@@ -106,176 +114,60 @@ def draw(
     >>> import networkx
     >>> graph = networkx.DiGraph()
     >>> graph.add_node(0, key="load", function="load")
-    >>> picture = draw(graph)
+    >>> picture = draw(graph, rankdir="LR")
     >>> ">load<" in picture.svg
     True
     """
-    if collapse not in {True, False, "auto"}:
-        raise OptionError(f"collapse takes True, False or 'auto', and not {collapse!r}")
-    file = None if path is None else Path(path)
-    suffix = "" if file is None else _suffix(file)
-    drawing = drawing_of(graph, statuses, collapse=collapse)
-    dot = dot or shutil.which("dot")
+    wanted = wanted_of(options)
+    file = None if path is None else checked(path, SUFFIXES, "a picture")
+    if statuses:
+        graph = _with_statuses(graph, statuses)
+    drawing = functools.cache(lambda: drawing_of(graph, wanted))
     if file is None:
-        return Picture(None, functools.partial(_svg, drawing, dot, NOTEBOOK_TIMEOUT))
-    if suffix == ".svg":
-        text = _svg(drawing, dot, DOT_TIMEOUT)
-        _write(file, text.encode())
-        return Picture(file, lambda: text)
-    _write(file, _not_svg(drawing, suffix, dot))
-    return Picture(file, functools.partial(_svg, drawing, dot, NOTEBOOK_TIMEOUT))
-
-
-def _suffix(file: Path) -> str:
+        # What was asked for wrongly is said here, and not when a notebook shows it.
+        return Picture(None, functools.partial(_shown, drawing(), dot))
     suffix = file.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise OptionError(
-            f"a picture cannot be written to {str(file)!r}: its name must end in one of "
-            f"{', '.join(SUFFIXES)}"
-        )
-    return suffix
+    if suffix == ".svg":
+        text = engines.svg_of(drawing(), dot, engines.DOT_TIMEOUT)
+        write(file, text.encode())
+        return Picture(file, lambda: text)
+    if suffix in _TEXTS:
+        write(file, _TEXTS[suffix](graph, wanted).encode())
+    else:
+        write(file, engines.render(drawing(), suffix[1:], dot))
+    return Picture(file, lambda: _shown(drawing(), dot))
 
 
-def _write(file: Path, data: bytes) -> None:
-    """Write a file in one step: it is whole, or as it was."""
-    if not file.parent.is_dir():
-        raise FileNotFoundError(f"{file} cannot be written: there is no folder {file.parent}")
-    draft = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
+def wanted_of(options: Mapping[str, Any]) -> Wanted:
+    """Return the options of a picture, checked.
+
+    Raises
+    ------
+    OptionError
+        If there is no such option, naming the nearest that is, or if a value is not legal.
+
+    Examples
+    --------
+    >>> wanted_of({"color": "time"}).color
+    'time'
+    """
+    names = dict.fromkeys(Wanted.__dataclass_fields__)
+    for name in options:
+        if name not in names:
+            raise OptionError(unknown_name(name, names, "an option of a picture"))
+    return Wanted(**options)
+
+
+def _shown(drawing: Drawing, dot: str | None) -> str:
+    """Return a drawing for a notebook, which must show something, whatever is wrong."""
     try:
-        draft.write_bytes(data)
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-# ------------------------------------------------------------------------------------ engines
-
-
-def _svg(drawing: Drawing, dot: str | None, timeout: float) -> str:
-    """Return SVG, by `dot` if it can."""
-    if dot is None or _is_too_large(drawing):
+        return engines.svg_of(drawing, dot, engines.NOTEBOOK_TIMEOUT)
+    except Exception:  # noqa: BLE001 - such as a warning that is an error here
         return to_svg(drawing)
-    try:
-        text = _run_dot(dot, drawing, "svg", timeout).decode()
-    except FlowparError as error:
-        warnings.warn(f"{error}; drawn without it", FlowparWarning, stacklevel=2)
-        return to_svg(drawing)
-    return _with_titles(text, drawing)
 
 
-def _not_svg(drawing: Drawing, suffix: str, dot: str | None) -> bytes:
-    if suffix == ".dot":
-        return dot_source(drawing).encode()
-    if _is_too_large(drawing):
-        raise OptionError(
-            f"{len(drawing.boxes):,} boxes and {len(drawing.arrows):,} arrows are too many for "
-            f"{suffix}: use .svg or .dot, or leave `collapse` out"
-        )
-    if dot is None:
-        raise MissingExtra(
-            f"{suffix} is drawn by the program `dot`, which is not installed (it comes with "
-            "Graphviz: apt install graphviz); .svg and .dot need nothing",
-            extra="graphviz",
-        )
-    return _run_dot(dot, drawing, suffix[1:], DOT_TIMEOUT)
-
-
-def _is_too_large(drawing: Drawing) -> bool:
-    return len(drawing.boxes) > MOST_NODES or len(drawing.arrows) > MOST_EDGES
-
-
-def _run_dot(dot: str, drawing: Drawing, kind: str, timeout: float) -> bytes:
-    # By ourselves, because the graphviz package has no time limit and leaves files behind.
-    source = dot_source(drawing).encode()
-    try:
-        result = subprocess.run(  # noqa: S603 - the user's own program, given no user text
-            [dot, f"-T{kind}"], input=source, capture_output=True, timeout=timeout, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise FlowparError(f"{dot} had not drawn the graph after {timeout:g} s") from None
-    except OSError as error:
-        raise FlowparError(f"{dot} could not be started: {error}") from None
-    if result.returncode or not result.stdout:
-        words = result.stderr.decode(errors="replace").strip()[:200]
-        raise FlowparError(f"{dot} failed with exit code {result.returncode}: {words}")
-    return result.stdout
-
-
-def _with_titles(svg: str, drawing: Drawing) -> str:
-    """Put the full names where dot has put its own, such as n0: browsers show them."""
-
-    def node(match: re.Match[str]) -> str:
-        return f"<title>{escaped(drawing.boxes[int(match[1])].title)}</title>"
-
-    def edge(match: re.Match[str]) -> str:
-        start, end = drawing.boxes[int(match[1])], drawing.boxes[int(match[2])]
-        return f"<title>{escaped(start.title)} → {escaped(end.title)}</title>"
-
-    svg = re.sub(r"<title>n(\d+)</title>", node, svg)
-    return re.sub(r"<title>n(\d+)&#45;&gt;n(\d+)</title>", edge, svg)
-
-
-# ----------------------------------------------------------------------------------------- DOT
-
-_BORDERS: Final[dict[str, dict[str, str]]] = {
-    "failed": {"color": "#c62828", "penwidth": "3"},
-    "running": {"color": "#ef6c00", "penwidth": "3"},
-    "cached": {"color": "#1565c0", "style": "rounded,filled,dotted"},
-    "skipped": {"color": "#888888", "style": "rounded,filled,dashed"},
-    "waiting": {"color": "#888888", "style": "rounded,filled,dashed"},
-    "ready": {"color": "#888888", "style": "rounded,filled,dashed"},
-}
-
-
-def dot_source(drawing: Drawing) -> str:
-    """Return a drawing in the language of Graphviz. Boxes are ``n0``, ``n1``, … by their places."""
-    import graphviz  # noqa: PLC0415 - slow to import, and only pictures need it
-
-    source = graphviz.Digraph(
-        "flowpar",
-        graph_attr={
-            "rankdir": "LR" if is_wide(drawing) else "TB",
-            "ranksep": "0.6",
-            "nodesep": "0.12",
-        },
-        node_attr={
-            "shape": "box",
-            "style": "rounded,filled",
-            "fontname": "DejaVu Sans Mono,Menlo,Consolas,monospace",
-            "fontsize": "10",
-            "height": "0.25",
-            "margin": "0.08,0.04",
-            "color": "#555555",
-        },
-        edge_attr={"color": "#777777", "arrowsize": "0.6", "fontsize": "9"},
-    )
-    for place, box in enumerate(drawing.boxes):
-        source.node(f"n{place}", **_node_attributes(box))
-    for arrow in drawing.arrows:
-        source.edge(f"n{arrow.start}", f"n{arrow.end}", **_edge_attributes(arrow))
-    return str(source.source)
-
-
-def _node_attributes(box: Box) -> dict[str, Any]:
-    import graphviz  # noqa: PLC0415 - as above
-
-    # Joined after escaping: the line break between them is Graphviz's own.
-    lines = r"\n".join(_literal(line) for line in (box.label, box.detail) if line)
-    return {
-        "label": graphviz.nohtml(lines),
-        "tooltip": graphviz.nohtml(_literal(box.title)),
-        "fillcolor": box.colour,
-        **_BORDERS.get(box.status or "", {}),
-    }
-
-
-def _edge_attributes(arrow: Arrow) -> dict[str, str]:
-    attributes = {"label": arrow.label} if arrow.label else {}
-    return {**attributes, "style": "dashed"} if arrow.order_only else attributes
-
-
-def _literal(text: str) -> str:
-    """Return a text as Graphviz shows it unchanged: it knows XML's entities, and its own."""
-    import graphviz  # noqa: PLC0415 - as above
-
-    return str(graphviz.escape(text.replace("&", "&amp;")))
+def _with_statuses(graph: nx.DiGraph, statuses: Mapping[int, str]) -> nx.DiGraph:
+    graph = graph.copy()
+    for node, status in statuses.items():
+        graph.nodes[node]["status"] = status
+    return graph

@@ -142,6 +142,31 @@ def test_graph_draws_and_shows_what_would_run(home, capsys):
     assert {node["status"] for node in json.loads(out)["nodes"]} == {"ready"}
 
 
+def test_graph_is_drawn_as_asked(home, capsys):
+    options = [
+        "--focus",
+        "square[0]",
+        "--rankdir",
+        "LR",
+        "--color",
+        "status",
+        "--cluster",
+        "module",
+    ]
+    out = run(capsys, "graph", "pipe.py:several", "--cache", "kept", "-o", "g.mmd", *options)[1]
+    assert out == "g.mmd\n"
+    text = (home / "g.mmd").read_text(encoding="utf-8")
+    assert text.startswith("flowchart LR\n")
+    assert "► would run" in text
+    assert "square[0]" in text
+    assert "square[1]" not in text
+    run(capsys, "graph", "pipe.py:several", "-o", "g.txt", "--collapse")
+    assert "square ×" in (home / "g.txt").read_text(encoding="utf-8")
+    code, _, err = run(capsys, "graph", "pipe.py:several", "--focus", "sqare")
+    assert code == 1
+    assert "did you mean 'square'" in err
+
+
 def test_plan_and_why_take_modules_and_functions(home, capsys):
     code, out, _ = run(capsys, "plan", "shopfront.nightly:build", "--set", "n=2", "--json")
     assert code == 0
