@@ -78,7 +78,7 @@ class _StandIn(io.TextIOBase):
         return getattr(self._real, name)
 
 
-class _LogHandler(logging.Handler):
+class _LogListener(logging.Handler):
     """Gives records to who captures, where nothing else would show them."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -140,7 +140,7 @@ def _install() -> None:
         )
         root = logging.getLogger()
         if not root.handlers:  # as in a worker process, where nobody has set up any
-            handler = _LogHandler()
+            handler = _LogListener()
             handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
             root.addHandler(handler)
 
@@ -155,5 +155,5 @@ def _remove() -> None:
             if isinstance(getattr(sys, name), _StandIn):  # a task may have put another there
                 setattr(sys, name, real)
         root = logging.getLogger()
-        for handler in [each for each in root.handlers if isinstance(each, _LogHandler)]:
+        for handler in [each for each in root.handlers if isinstance(each, _LogListener)]:
             root.removeHandler(handler)
