@@ -37,7 +37,8 @@ class TaskRecord:
     seconds: float | None
     """How long the last attempt took."""
     cpu_seconds: float | None
-    """CPU time of its thread; for calls under 0.1 ms, which are not measured, as `seconds`."""
+    """CPU time of its thread; for calls under 0.1 ms, which are not measured, as `seconds`. None:
+    not known, as of coroutines, which share a thread, and of what was stopped."""
     bytes: int | None
     """Size of the result as it travelled; None if it did not."""
     attempts: int

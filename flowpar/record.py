@@ -4,113 +4,25 @@ from __future__ import annotations
 
 import collections
 import os
-import time
-from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from flowpar.caching.objects import Stored
 from flowpar.errors import FlowparError, RunFailed
 from flowpar.events import Counts, TaskRecord
 from flowpar.graph import Graph
+from flowpar.ledger import CLOCK_OFFSET, Ledger, cpu_seconds
 from flowpar.placement import Choice
 from flowpar.planner import Plan
-from flowpar.pools.depot import Held
 from flowpar.pools.failures import text_of
-from flowpar.pools.transport import SEALED, Packed, Report
+from flowpar.pools.transport import SEALED
 from flowpar.pools.worker import fill
 from flowpar.sampling import Sample, Samples
 from flowpar.status import Status
 
 if TYPE_CHECKING:
     from flowpar.views.picture import Picture
-
-CLOCK_OFFSET = time.time() - time.perf_counter()
-"""Turns the clock that the workers read into seconds since the epoch."""
-
-
-class Ledger:
-    """When, where and how long each task ran.
-
-    Reports come in by the thousand and are only kept; they are sorted into columns, of 27 bytes a
-    task, when somebody asks.
-
-    Attributes
-    ----------
-    start, end, cpu
-        Seconds on the workers' clock, by index; zero for what did not run.
-    place
-        By index: a number in `places`; zero for what did not run.
-    size
-        Bytes of the values that travelled, by index.
-    """
-
-    def __init__(self) -> None:
-        self.start = array("d")
-        self.end = array("d")
-        self.cpu = array("d")
-        self.place = array("H")
-        self.size: dict[int, int] = {}
-        self.places: list[tuple[str, str]] = [("", "")]
-        self._numbers: dict[tuple[str, str], int] = {("", ""): 0}
-        self._pages: list[_Page] = []
-
-    def write(self, batch: Sequence[int], report: Report, pool: str) -> None:
-        """Record how the calls of a batch went."""
-        if report.unstarted:
-            aside = set(report.unstarted)
-            batch = [index for index in batch if index not in aside]
-        place = self._place(pool, report.worker)
-        ends = array("d", report.ends)
-        self._pages.append(_Page(array("L", batch), report.start, ends, report.cpu_seconds, place))
-        for index, value in report.values.items():
-            if type(value) is Packed:
-                self.size[index] = len(value.data)
-            elif type(value) is Held or type(value) is Stored:
-                self.size[index] = value.size
-
-    def write_lost(self, index: int, place: tuple[str, str], start: float, end: float) -> None:
-        """Record an attempt that never reported: its worker died, or its time was over."""
-        number = self._place(*place)
-        self._pages.append(_Page(array("L", [index]), start, array("d", [end]), {}, number))
-
-    def settle(self, size: int) -> None:
-        """Sort what came since the last time into the columns, for a graph of this size."""
-        more = size - len(self.start)
-        for column in (self.start, self.end, self.cpu):
-            column.frombytes(bytes(column.itemsize * more))
-        self.place.frombytes(bytes(self.place.itemsize * more))
-        start, end, cpu, places = self.start, self.end, self.cpu, self.place
-        pages, self._pages = self._pages, []
-        for page in pages:
-            last = page.start
-            for index, ended in zip(page.batch, page.ends, strict=False):
-                start[index] = last
-                end[index] = last = ended
-                cpu[index] = 0.0
-                places[index] = page.place
-            for index, seconds in page.cpu_seconds.items():
-                cpu[index] = seconds
-
-    def _place(self, pool: str, worker: str) -> int:
-        place = (pool, worker)
-        number = self._numbers.get(place)
-        if number is None:
-            number = self._numbers[place] = min(len(self.places), 2**16 - 1)
-            self.places.append(place)
-        return number
-
-
-@dataclass(frozen=True, slots=True)
-class _Page:
-    """The times of one batch."""
-
-    batch: array[int]
-    start: float
-    ends: array[float]
-    cpu_seconds: dict[int, float]
-    place: int
+    from flowpar.views.spans import History
 
 
 class Records(Sequence[TaskRecord]):
@@ -168,7 +80,7 @@ class Records(Sequence[TaskRecord]):
             start=start + CLOCK_OFFSET if ran else None,
             end=end + CLOCK_OFFSET if ran else None,
             seconds=seconds,
-            cpu_seconds=(ledger.cpu[index] or seconds) if ran else None,
+            cpu_seconds=cpu_seconds(ledger.cpu[index], end - start) if ran else None,
             bytes=ledger.size.get(index),
             attempts=plan.attempts[index],
             site=str(task._site) if task._site else None,
@@ -218,6 +130,7 @@ class Run:
         """What was asked for, with refs to the targets in it; None: the targets themselves."""
         self.placement: dict[str, Choice] = {}
         self._plan = plan
+        self._ledger = ledger
 
     def __repr__(self) -> str:
         counts = self._plan.counts()
@@ -363,6 +276,95 @@ class Run:
         path = nx.dag_longest_path(graph) if records else [end]
         return [records[index] for index in path[:-1]]
 
+    def timeline(self, path: str | os.PathLike[str] | None = None, *, ax: Any = None) -> Any:
+        """Draw which worker made which call when.
+
+        A row for each worker, a bar for each call, coloured by function. Beneath them, thinner and
+        lighter: when a batch waited for the worker, and when it, or the report of it, was on its
+        way. Of many calls the short ones are added up, and the height of a bar is then the share
+        of time that they took.
+
+        Parameters
+        ----------
+        path
+            ``.svg``, ``.png`` and ``.pdf`` are drawn by matplotlib (extra "plot"); ``.html`` is a
+            page by itself to zoom into, drawn by bokeh (extra "report"). None: nothing is written.
+        ax
+            Axes of matplotlib to draw into; None: new ones.
+
+        Returns
+        -------
+        matplotlib.axes.Axes or pathlib.Path
+            The axes, or where the picture was written.
+
+        Raises
+        ------
+        OptionError
+            If the kind of file is not known, or both a path and axes are given.
+        MissingExtra
+            If the library is not installed.
+
+        Examples
+        --------
+        >>> import flowpar, tempfile
+        >>> done = flowpar.run(flowpar.delayed(pow)(2, 5), scheduler="sync")
+        >>> done.timeline(tempfile.mkdtemp() + "/timeline.svg").name
+        'timeline.svg'
+        """
+        from flowpar.views import timeline  # noqa: PLC0415 - most runs draw nothing
+
+        if path is None:
+            return timeline.draw(self._history(), ax)
+        return timeline.write(self._history(), path, ax)
+
+    def trace(self, path: str | os.PathLike[str]) -> Path:
+        """Write what ran when and where, in the format that Chrome traces have.
+
+        Perfetto (https://ui.perfetto.dev) and speedscope (https://www.speedscope.app) open it.
+
+        Parameters
+        ----------
+        path
+            Its name ends in ``.json`` or ``.json.gz``.
+
+        Returns
+        -------
+        pathlib.Path
+            Where it was written.
+
+        Raises
+        ------
+        OptionError
+            If the name ends otherwise.
+
+        Examples
+        --------
+        >>> import flowpar, json, tempfile
+        >>> done = flowpar.run(flowpar.delayed(pow)(2, 5), scheduler="sync")
+        >>> text = done.trace(tempfile.mkdtemp() + "/trace.json").read_text()
+        >>> [event["name"] for event in json.loads(text)["traceEvents"] if event["ph"] == "X"]
+        ['on the way', 'pow', 'on the way']
+        """
+        from flowpar.views.trace import write_trace  # noqa: PLC0415 - most runs write none
+
+        return write_trace(path, self._history(), self.tasks, self.samples)
+
+    def _history(self) -> History:
+        from flowpar.views.spans import history_of  # noqa: PLC0415 - as above
+
+        return history_of(
+            self.graph, self._plan, self._ledger, seconds=self.seconds, headline=self._headline()
+        )
+
+    def _headline(self) -> str:
+        counts = self.counts
+        return (
+            f"{self.status}: {counts.done} of {counts.total} tasks in {self.seconds:.2f} s"
+            + (f", {counts.cached} cached" if counts.cached else "")
+            + (f", {counts.failed} failed" if counts.failed else "")
+            + (f", {counts.skipped} skipped" if counts.skipped else "")
+        )
+
     def summary(self) -> str:
         """Return a table for people: what ran where, how often and how long.
 
@@ -381,13 +383,7 @@ class Run:
         function  pool    calls  failed  retries  total s    mean s  workers
         pow       inline      1       0        0    0.000  0.00...         1
         """
-        counts = self.counts
-        lines = [
-            f"{self.status}: {counts.done} of {counts.total} tasks in {self.seconds:.2f} s"
-            + (f", {counts.cached} cached" if counts.cached else "")
-            + (f", {counts.failed} failed" if counts.failed else "")
-            + (f", {counts.skipped} skipped" if counts.skipped else ""),
-        ]
+        lines = [self._headline()]
         rows: dict[tuple[str, str], list[TaskRecord]] = collections.defaultdict(list)
         for record in self.tasks:
             if record.attempts:

@@ -41,6 +41,7 @@ from flowpar.events import (
 )
 from flowpar.experience import recall
 from flowpar.graph import Graph
+from flowpar.ledger import CLOCK_OFFSET, Ledger
 from flowpar.literals import Literals
 from flowpar.notes import describe
 from flowpar.pilot import Pilot
@@ -63,7 +64,7 @@ from flowpar.pools.transport import (
     references,
 )
 from flowpar.pools.worker import execute
-from flowpar.record import CLOCK_OFFSET, Ledger, Run, failure_of
+from flowpar.record import Run, failure_of
 from flowpar.sampling import Samples
 from flowpar.settings import Options
 from flowpar.spilling import Guard
@@ -179,7 +180,7 @@ class Scheduler:
         self.deliver: Callable[[Any], object] | None = None
         """Given the value of each target as it is there; the run then lets go of it."""
         self._native_width: int | None = None
-        self._begin = self._last_tick = clock()
+        self._begin = self._last_tick = self._ledger.begin = clock()
         self._final: BaseException | None = None
         self.record = Run(graph, self._plan, self._ledger)
         self._pilot = Pilot(self._plan, self._placement, self._has_processes)
@@ -526,7 +527,8 @@ class Scheduler:
 
     def _take_report(self, flight: Flight, report: Report) -> None:
         plan = self._plan
-        self._ledger.write(flight.indices, report, flight.lane.pool.name)
+        pool, now = flight.lane.pool.name, self._clock()
+        self._ledger.write(flight.indices, report, pool, sent=flight.begun, heard=now)
         if flight.lane.is_local:
             self._literals.take_back(flight.batch.calls)
         for index, failure in report.failed.items():
@@ -534,7 +536,7 @@ class Scheduler:
         self._take_output(report)
         if self._judge is not None:
             self._judge.record(flight.indices, report)
-        for index in plan.finish(flight.indices, report, self._clock()):
+        for index in plan.finish(flight.indices, report, now):
             self._expand(index, report.expanded[index], flight.lane)
         if self._guard is not None:
             self._guard.tend()
@@ -563,6 +565,7 @@ class Scheduler:
         """Decide who of a batch is to blame for an error of its pool."""
         indices = flight.indices
         if isinstance(error, KeyboardInterrupt):
+            self._note_unheard(flight)
             raise error
         if isinstance(error, WorkerDied) and error.position is not None:
             guilty = indices[error.position]
@@ -722,6 +725,8 @@ class Scheduler:
         if self._native_width:
             native.release(self._native_width)
         for lane in self._lanes.values():
+            for flight in lane.flights:
+                self._note_unheard(flight)
             tickets = [ticket for ticket in lane.flights.values() if ticket is not None]
             _cancel(lane.pool, tickets)
             if lane.name in {*THREADED, "given"} and lane.pool is not self._options.scheduler:
@@ -739,6 +744,10 @@ class Scheduler:
         if self._observers.hear("on_run_end"):
             event = RunEnded(counts=self._plan.counts(), seconds=run.seconds, status=status)
             self._observers.tell("on_run_end", event)
+
+    def _note_unheard(self, flight: Flight) -> None:
+        name = flight.lane.pool.name
+        self._ledger.write_unheard(flight.indices, name, flight.begun, self._clock())
 
     def _raise_failures(self) -> None:
         errors = self.record.errors

@@ -67,7 +67,8 @@ def open_files() -> dict[str, str]:
             found[name] = os.readlink(f"/proc/self/fd/{name}")
         except OSError:  # that of the folder itself
             continue
-    return found
+    # matplotlib keeps its fonts open.
+    return {number: path for number, path in found.items() if not path.endswith(".ttf")}
 
 
 def wait_until(condition, seconds: float = 5.0) -> bool:
