@@ -39,7 +39,6 @@ from flowpar.views.timeline_style import (
     mark_of,
     name_of,
     places_of,
-    seconds_text,
     subtitle_of,
 )
 
@@ -156,12 +155,10 @@ def _more(bar: Bar) -> str:
     if bar.span is None:
         average = bar.seconds / (bar.end - bar.start) if bar.end > bar.start else 0.0
         failed = f", {bar.failed:,} failed" if bar.failed else ""
-        return f"{seconds_text(bar.seconds)} together, {average:.3g} at once{failed}"
+        return f"{bar.seconds:.4g} s together, {average:.3g} at once{failed}"
     cpu = bar.span.cpu_seconds
     status = MARKS.get(bar.span.status, bar.span.status)
-    return f"{status}, {seconds_text(bar.seconds)}" + (
-        "" if cpu is None else f", CPU {seconds_text(cpu)}"
-    )
+    return f"{status}, {bar.seconds:.4g} s" + ("" if cpu is None else f", CPU {cpu:.4g} s")
 
 
 def _draw_lines(plot: Any, layout: Layout, places: list[Place]) -> Iterator[tuple[str, list[Any]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from flowpar.views.bars import OTHERS, Bar, Layout, RowOfBars
-from flowpar.views.drawing import MICRO, Palette, shown
+from flowpar.views.drawing import Palette, duration, shown
 from flowpar.views.spans import History
 
 OTHERS_COLOUR: Final = "#9aa0a6"
@@ -103,21 +103,7 @@ def subtitle_of(history: History, layout: Layout) -> str:
     text = f"{count:,} workers" if count > 1 else "1 worker"
     text += f", idle for {100 * idle:.0f} % of the time"
     if layout.column:
-        text += f"; calls under {seconds_text(layout.column)} are added up, height: share of time"
+        text += f"; calls under {duration(layout.column)} are added up, height: share of time"
     if any(each.is_area for each in layout.rows):
         text += "; areas: how many at once"
     return text
-
-
-def seconds_text(seconds: float) -> str:
-    """Return a time for people.
-
-    Examples
-    --------
-    >>> seconds_text(0.0123), seconds_text(123.4), seconds_text(0.0000123)
-    ('12 ms', '123 s', '12 µs')
-    """
-    units = (("s", 1.0), ("ms", 1e-3), (f"{MICRO}s", 1e-6))
-    unit, size = next((each for each in units if seconds >= each[1]), units[-1])
-    number = seconds / size
-    return f"{number:,.0f} {unit}" if number >= 10 else f"{number:.2g} {unit}"  # noqa: PLR2004

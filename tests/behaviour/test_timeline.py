@@ -197,7 +197,7 @@ def test_a_run_in_which_all_fails(tmp_path):
 
 @pytest.mark.parametrize("scheduler", ["sync", "threads", "processes"])
 def test_what_was_running_at_an_interrupt_is_seen(tmp_path, scheduler):
-    targets = [delayed(nap)(1), delayed(nap)(2, 30)]
+    targets = [delayed(nap)(1), delayed(nap)(2, 4)]  # no longer: a thread cannot be stopped
     main = threading.main_thread().ident
     threading.Timer(1.5, signal.pthread_kill, (main, signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt) as caught:
@@ -205,13 +205,12 @@ def test_what_was_running_at_an_interrupt_is_seen(tmp_path, scheduler):
     events = assert_all_views(caught.value.run, tmp_path)
     cut = [event for event in events if event.get("args", {}).get("status") == "running"]
     # If both were sent in one batch, the first stands for it.
-    (key,) = [event["args"]["key"] for event in cut]
-    assert key in {"nap[0]", "nap[1]"}
+    assert {event["args"]["key"] for event in cut} & {"nap[0]", "nap[1]"}
 
 
 def test_a_worker_that_dies_and_a_call_that_is_too_late(tmp_path):
     target = delayed(os._exit, retries=1)(3)
-    late = delayed(nap, timeout=0.2)(1, 30)
+    late = delayed(nap, timeout=0.2, pool="processes")(1, 30)
     events = assert_all_views(finished(target, late, scheduler="processes", workers=2), tmp_path)
     statuses = sorted(event["args"]["status"] for event in events if event.get("cat") == "task")
     assert statuses == ["failed", "failed", "repeated"]
