@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from flowpar.sampling import Sample, Samples
 from flowpar.status import Status
 
 if TYPE_CHECKING:
+    from flowpar.views.facts import Facts
     from flowpar.views.picture import Picture
     from flowpar.views.spans import History
 
@@ -348,6 +350,78 @@ class Run:
         from flowpar.views.trace import write_trace  # noqa: PLC0415 - most runs write none
 
         return write_trace(path, self._history(), self.tasks, self.samples)
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write all that there is to tell of the run as one page, which needs no network.
+
+        The graph, the timeline, the functions with where they ran and why, failures with their
+        tracebacks, what ran again and why, the critical path, all tasks.
+
+        Parameters
+        ----------
+        path
+            Its name ends in ``.html``.
+
+        Returns
+        -------
+        pathlib.Path
+            Where it was written.
+
+        Raises
+        ------
+        OptionError
+            If the name ends otherwise.
+        MissingExtra
+            If bokeh is not installed (extra "report").
+
+        Examples
+        --------
+        >>> import flowpar, tempfile
+        >>> done = flowpar.run(flowpar.delayed(pow)(2, 5), scheduler="sync")
+        >>> done.report(tempfile.mkdtemp() + "/run.html").name
+        'run.html'
+        """
+        from flowpar.views.report import write_report  # noqa: PLC0415 - most runs write none
+
+        return write_report(self.facts(), path)
+
+    def facts(self, most: int | None = None) -> Facts:
+        """Return what is to be told of the run, as plain data.
+
+        Parameters
+        ----------
+        most
+            Tasks; of more than these, only the first that were called are told of.
+        """
+        from flowpar.views import facts  # noqa: PLC0415 - as above
+
+        total = len(self.tasks)
+        indices: Sequence[int] = range(total)
+        if most is not None and total > most:
+            called = (index for index in range(total) if self._plan.attempts[index])
+            indices = list(itertools.islice(called, most))
+        places = {index: place for place, index in enumerate(indices)}
+        texts = facts.failures_of(self._plan.errors)
+        return facts.Facts(
+            program=facts.program(),
+            seconds=self.seconds,
+            status=self.status,
+            counts=self.counts,
+            records=[self.tasks[index] for index in indices],
+            edges=facts.edges_of(self.graph, places),
+            history=facts.part_of(self._history(), places),
+            samples=self.samples,
+            failures={places[index]: text for index, text in texts.items() if index in places},
+            placement={name: (choice.lane, choice.why) for name, choice in self.placement.items()},
+            held_bytes=self.peak_bytes,
+            environment=facts.environment(),
+            left_out=total - len(indices),
+        )
+
+    @property
+    def began(self) -> float:
+        """When the run began, in seconds since the epoch."""
+        return self._ledger.begin + CLOCK_OFFSET
 
     def _history(self) -> History:
         from flowpar.views.spans import history_of  # noqa: PLC0415 - as above

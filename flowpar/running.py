@@ -26,7 +26,7 @@ def compute(*targets: Any, **options: Any) -> Any:
     **options
         As named in `flowpar.settings.Options`: ``scheduler``, ``workers``, ``progress``,
         ``on_error``, ``limits``, ``observers``, ``seed``, ``start_method``,
-        ``memory_limit``, ``capture``, ``sample``, ``speculate``.
+        ``memory_limit``, ``report``, ``capture``, ``sample``, ``speculate``.
 
     Returns
     -------

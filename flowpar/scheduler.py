@@ -11,12 +11,14 @@ only puts what it got on a queue::
 from __future__ import annotations
 
 import hashlib
+import os
 import queue
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from flowpar.arguments import gather
@@ -149,6 +151,7 @@ class Scheduler:
     ) -> None:
         self._options = options
         self._clock = clock
+        self._report = None if options.report is None else _checked(options.report)
         self._nested = worker.is_inside_task() or worker.IN_PROCESS
         self._placement = Placement(
             self._scheduler_name(), workers=options.workers, is_seeded=options.seed is not None
@@ -741,9 +744,22 @@ class Scheduler:
             attach_run(self._final, run)
         if self._watched:
             self._tick(last=True)
+        self._tell_later(run)
         if self._observers.hear("on_run_end"):
             event = RunEnded(counts=self._plan.counts(), seconds=run.seconds, status=status)
             self._observers.tell("on_run_end", event)
+
+    def _tell_later(self, run: Run) -> None:
+        """Write the report, and what the cache keeps of the run; neither may hurt it."""
+        try:
+            if self._report is not None:
+                run.report(self._report)
+            if self._judge is not None and not self._nested:
+                from flowpar.past import remember  # noqa: PLC0415 - runs without a cache
+
+                remember(self._judge.store, run)
+        except Exception as error:  # noqa: BLE001 - the values are there, and are what counts
+            _warn(f"the run was not written down: {type(error).__name__}: {error}")
 
     def _note_unheard(self, flight: Flight) -> None:
         name = flight.lane.pool.name
@@ -760,6 +776,13 @@ class Scheduler:
         self.record.error = error
         attach_run(error, self.record)
         raise error
+
+
+def _checked(report: str | os.PathLike[str]) -> Path:
+    """Return where the report of a run goes; or raise now, and not at its end."""
+    from flowpar.views.report import check_report  # noqa: PLC0415 - most runs have none
+
+    return check_report(report)
 
 
 def seed_of(seed: int, key: str) -> int:

@@ -55,6 +55,9 @@ class Options:
     memory_limit: float | None = None
     """Bytes that values may take while the run holds them, or a text such as "2 GB"; what is needed
     last goes to disk. Not the memory that tasks use themselves."""
+    report: Any = None
+    """Path of a page, ``.html``, that tells all there is to tell of the run; written at its end,
+    also if it fails. Needs bokeh (extra "report")."""
     capture: str | None = None
     """"failed": what a task that fails has printed and logged is a note of its error; "all": that
     of every task is printed, each line after the name of its task. Both are in the records."""
@@ -189,6 +192,12 @@ def _check_memory_limit(name: str, value: object) -> float | None:
     return None if value is None else check_bytes(name, value)
 
 
+def _check_report(name: str, value: object) -> object:
+    if value is None or isinstance(value, (str, os.PathLike)):
+        return value
+    raise OptionError(f"{name} takes the path of a file, and not {value!r}")
+
+
 def _check_capture(name: str, value: object) -> str | None:
     return None if value is None else check_choice(name, value, ("failed", "all"))
 
@@ -215,6 +224,7 @@ _CHECKS: Final = {
     "start_method": _check_start_method,
     "memory_limit": _check_memory_limit,
     "capture": _check_capture,
+    "report": _check_report,
     "sample": _check_sample,
     "speculate": _check_speculate,
 }

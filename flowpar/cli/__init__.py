@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from flowpar import running
-from flowpar.cli import caches, doctor
+from flowpar.cli import caches, doctor, runs
 from flowpar.cli.output import (
     DONE,
     FAILED,
@@ -47,6 +47,8 @@ examples:
   flowpar run shop.nightly:build --set day=2026-11-21
                                         call a function of a module, compute what it returns
   flowpar graph pipeline.py -o g.svg    see it
+  flowpar log                           which runs there were
+  flowpar report 12 -o run.html         all that there is to tell of one
   flowpar cache prune --max-size 20G    forget what was not used for longest
 
 A script is a Python file or a module, with :NAME the delayed value of that name, the list or
@@ -129,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         "keep values whose code changed without consequence",
     )
     accept.add_argument("--function", help="only of the functions of this name")
+    runs.add_commands(commands)
     cache = commands.add_parser("cache", help="look into a cache, and clean it up")
     caches.add_commands(cache)
     doctor.add_command(commands)
@@ -163,6 +166,7 @@ def _add_run(commands: Any) -> None:
     run.add_argument("-j", "--workers", type=int, help="how many processes or threads")
     run.add_argument("--scheduler", choices=SCHEDULERS, help="where tasks run")
     run.add_argument("--keep-going", action="store_true", help="finish what does not depend on it")
+    run.add_argument("--report", metavar="FILE", help="write all that there is to tell, as .html")
     run.add_argument("--no-progress", action="store_true", help="no bar")
 
 
@@ -223,6 +227,8 @@ def _of_run(given: argparse.Namespace) -> dict[str, Any]:
         found["scheduler"] = given.scheduler
     if given.keep_going:
         found["on_error"] = "continue"
+    if given.report is not None:
+        found["report"] = given.report
     if given.no_progress:
         found["progress"] = False
     return found

@@ -68,10 +68,12 @@ _Placed = tuple[Bar, RowOfBars, Place]
 def write_page(history: History, file: Path) -> None:
     """Write the timeline of a run as HTML that needs nothing else, no network either."""
     layout = lay_out(history, columns=_COLUMNS, most=_MOST)
-    write(file, file_html(_plot(history, layout), INLINE, "flowpar timeline").encode())
+    write(file, file_html(plot_of(history, layout), INLINE, "flowpar timeline").encode())
 
 
-def _plot(history: History, layout: Layout) -> Any:
+def plot_of(history: History, layout: Layout | None = None) -> Any:
+    """Return the timeline of a run as a plot of bokeh's."""
+    layout = layout or lay_out(history, columns=_COLUMNS, most=_MOST)
     places = places_of(layout)
     height = sum(place.height for place in places) or 1.0
     plot = figure(

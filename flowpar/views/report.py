@@ -1,0 +1,284 @@
+"""The report of a run: one page that needs nothing else, no network either."""
+
+from __future__ import annotations
+
+import collections
+import html
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from flowpar.errors import MissingExtra
+from flowpar.events import TaskRecord
+from flowpar.views.facts import Facts
+from flowpar.views.files import checked, write
+
+MOST_REASONS: Final = 200
+MOST_FAILURES: Final = 50
+MOST_CRITICAL: Final = 40
+
+
+def check_report(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a report to come, or say at once why there can be none.
+
+    Raises
+    ------
+    OptionError
+        If its name does not end in ``.html``.
+    MissingExtra
+        If bokeh is not installed.
+    """
+    file = checked(path, [".html"], "a report")
+    try:
+        import bokeh  # noqa: F401, PLC0415 - an extra
+    except ImportError as error:
+        raise MissingExtra(
+            'a report is drawn by bokeh: pip install "flowpar[report]"', extra="report"
+        ) from error
+    return file
+
+
+def write_report(facts: Facts, path: str | os.PathLike[str]) -> Path:
+    """Write the report of a run; see `flowpar.Run.report`."""
+    file = check_report(path)
+    write(file, page_of(facts).encode("utf-8", "replace"))
+    return file
+
+
+def page_of(facts: Facts) -> str:
+    """Return the report of a run as HTML."""
+    from bokeh.embed import components  # noqa: PLC0415 - slow to import
+    from bokeh.resources import Resources  # noqa: PLC0415 - as above
+
+    from flowpar.views.report_charts import charts_of  # noqa: PLC0415 - brings bokeh
+
+    charts = charts_of(facts)
+    script, places = components(charts)
+    sections = [
+        Section("Graph", _graph(facts)),
+        Section("Timeline", places["timeline"]),
+        Section("Functions", _functions(facts)),
+        Section("Failures", _failures(facts)),
+        Section("What ran, and why", _reasons(facts)),
+        Section("Critical path", _critical(facts)),
+        Section("CPU and memory", places.get("resources", "")),
+        Section("All tasks", places["tasks"]),
+        Section("Environment", _table(["", ""], sorted(facts.environment.items()))),
+    ]
+    body = "".join(str(section) for section in sections if section.body)
+    return _PAGE.format(
+        title=html.escape(f"{facts.program}: {facts.status}"),
+        style=_STYLE,
+        # All of it would be twice as much: formulas, and WebGL.
+        scripts=Resources("inline", components=_COMPONENTS).render(),
+        head=_head(facts),
+        body=body,
+        script=script,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One part of the page."""
+
+    title: str
+    body: str
+
+    def __str__(self) -> str:
+        return f"<section><h2>{self.title}</h2>{self.body}</section>"
+
+
+# -------------------------------------------------------------------------------------- parts
+
+
+def _head(facts: Facts) -> str:
+    counts = facts.counts
+    idle = facts.history.idle_share()
+    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts.started))
+    tiles = [
+        ("status", facts.status),
+        ("seconds", f"{facts.seconds:,.2f}"),
+        ("tasks", f"{counts.total:,}"),
+        ("done", f"{counts.done:,}"),
+        ("cached", f"{counts.cached:,}"),
+        ("failed", f"{counts.failed:,}"),
+        ("skipped", f"{counts.skipped:,}"),
+        ("workers", f"{len(facts.history.rows):,}"),
+        ("idle", "-" if idle is None else f"{idle:.0%}"),
+        ("values held", _bytes(facts.held_bytes)),
+    ]
+    shown = "".join(
+        f'<div class="tile {facts.status if name == "status" else ""}"><b>{value}</b>{name}</div>'
+        for name, value in tiles
+    )
+    more = (
+        f"<p>{facts.left_out:,} tasks that were not called, or are beyond the first, are not told "
+        "here.</p>"
+        if facts.left_out
+        else ""
+    )
+    return (
+        f"<h1>{html.escape(facts.program)}</h1><p>{started}</p><div class=tiles>{shown}</div>{more}"
+    )
+
+
+def _graph(facts: Facts) -> str:
+    import networkx as nx  # noqa: PLC0415 - slow to import
+
+    from flowpar.views.picture import draw  # noqa: PLC0415 - as above
+
+    graph = nx.DiGraph()
+    for place, record in enumerate(facts.records):
+        graph.add_node(
+            place,
+            key=record.key,
+            function=record.function,
+            status=record.status,
+            seconds=record.seconds,
+            pool=record.pool,
+        )
+    graph.add_edges_from((u, v, {"order_only": order}) for u, v, order in facts.edges)
+    svg = draw(graph).svg
+    return f"<div class=wide>{svg[svg.index('<svg') :]}</div>" if facts.records else ""
+
+
+def _functions(facts: Facts) -> str:
+    groups: dict[str, list[TaskRecord]] = collections.defaultdict(list)
+    for record in facts.records:
+        groups[record.function].append(record)
+    head = ["function", "tasks", "cached", "failed", "retries", "total s", "mean s", "longest s"]
+    rows = []
+    for name, records in groups.items():
+        seconds = [record.seconds for record in records if record.seconds is not None]
+        cpu = [record.cpu_seconds for record in records if record.cpu_seconds is not None]
+        statuses = collections.Counter(record.status for record in records)
+        retries = sum(max(0, record.attempts - 1) for record in records)
+        pools = ", ".join(dict.fromkeys(record.pool for record in records if record.pool))
+        lane, why = facts.placement.get(name, ("", ""))
+        rows.append(
+            (
+                name,
+                f"{len(records):,}",
+                f"{statuses['cached']:,}",
+                f"{statuses['failed']:,}",
+                f"{retries:,}",
+                f"{sum(seconds):,.3f}",
+                f"{sum(seconds) / len(seconds):.3g}" if seconds else "-",
+                f"{max(seconds):.3g}" if seconds else "-",
+                f"{sum(cpu) / sum(seconds):.0%}" if seconds and cpu and sum(seconds) else "-",
+                pools or lane or "-",
+                why,
+            )
+        )
+    rows.sort(key=lambda row: -float(row[5].replace(",", "")))
+    return _table([*head, "CPU", "where", "why there"], rows)
+
+
+def _failures(facts: Facts) -> str:
+    if not facts.failures:
+        return ""
+    shown = []
+    for place, text in list(facts.failures.items())[:MOST_FAILURES]:
+        record = facts.records[place]
+        wrote = f"<p>It wrote:</p><pre>{html.escape(record.output)}</pre>" if record.output else ""
+        shown.append(
+            f"<details open><summary><b>{html.escape(record.key)}</b> "
+            f"{html.escape(record.reason or '')}</summary><pre>{html.escape(text)}</pre>{wrote}"
+            "</details>"
+        )
+    left = len(facts.failures) - len(shown)
+    return "".join(shown) + (f"<p>and {left:,} more</p>" if left > 0 else "")
+
+
+def _reasons(facts: Facts) -> str:
+    found: dict[tuple[str, str, str], list[str]] = collections.defaultdict(list)
+    for record in facts.records:
+        if record.reason and record.status != "cached":
+            found[record.function, record.status, record.reason].append(record.key)
+    if not found:
+        return ""
+    rows = [
+        (keys[0] if len(keys) == 1 else f"{function} ×{len(keys):,}", status, why)
+        for (function, status, why), keys in found.items()
+    ]
+    left = len(rows) - MOST_REASONS
+    more = f"<p>and {left:,} more, in the table of all tasks</p>" if left > 0 else ""
+    return _table(["task", "status", "why"], rows[:MOST_REASONS]) + more
+
+
+def _critical(facts: Facts) -> str:
+    path = facts.critical_path()
+    seconds = [facts.records[place].seconds or 0.0 for place in path]
+    if not sum(seconds):
+        return ""
+    longest = sorted(zip(path, seconds, strict=True), key=lambda pair: -pair[1])[:MOST_CRITICAL]
+    kept = {place for place, _ in longest}
+    rows = [
+        (
+            facts.records[place].key,
+            f"{took:.3g}",
+            f"{took / facts.seconds:.0%}" if facts.seconds else "",
+        )
+        for place, took in zip(path, seconds, strict=True)
+        if place in kept
+    ]
+    text = (
+        f"<p>{len(path):,} tasks, one after another, take {sum(seconds):.3g} s: no number of "
+        "workers makes the run faster than that.</p>"
+    )
+    return text + _table(["task", "seconds", "of the run"], rows)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    titles = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    lines = "".join(f"<tr>{''.join(_cells(row))}</tr>" for row in rows)
+    return f"<table><thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+def _cells(row: Sequence[object]) -> Iterator[str]:
+    for cell in row:
+        text = html.escape(str(cell))
+        is_number = text[:1].isdecimal() or text == "-"
+        yield f"<td class=n>{text}</td>" if is_number else f"<td>{text}</td>"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:  # noqa: PLR2004 - a unit
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.3g} TB"
+
+
+_COMPONENTS: Final = ["bokeh", "bokeh-widgets", "bokeh-tables"]
+
+_STYLE: Final = """
+body { font: 14px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 1400px; padding: 1em 2em;
+  color: #222; background: #fff }
+h1 { font-size: 1.4em; margin: .2em 0 } h2 { font-size: 1.1em; border-bottom: 1px solid #ddd }
+section { margin: 1.8em 0 } p { margin: .4em 0 }
+.tiles { display: flex; flex-wrap: wrap; gap: .6em; margin: 1em 0 }
+.tile { border: 1px solid #ddd; border-radius: 6px; padding: .4em .9em; color: #555;
+  min-width: 4.5em }
+.tile b { display: block; font-size: 1.25em; color: #222 }
+.tile.failed b, .tile.interrupted b { color: #b3261e } .tile.done b { color: #1b6e3a }
+table { border-collapse: collapse; display: block; overflow-x: auto }
+th, td { text-align: left; padding: .2em .8em .2em 0; border-bottom: 1px solid #eee;
+  vertical-align: top }
+th { color: #555; font-weight: 600 } td.n { text-align: right; font-variant-numeric: tabular-nums }
+pre { background: #f6f6f6; padding: .6em; overflow: auto; max-height: 30em; font-size: 12px }
+summary { cursor: pointer; padding: .3em 0 }
+.wide { overflow: auto; max-height: 600px; border: 1px solid #eee } .wide svg { max-width: none }
+"""
+
+_PAGE: Final = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; \
+script-src 'unsafe-inline'; img-src data:; font-src data:">
+<meta name="viewport" content="width=device-width"><style>{style}</style>
+{scripts}
+</head><body>{head}{body}{script}</body></html>
+"""
