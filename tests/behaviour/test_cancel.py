@@ -256,3 +256,25 @@ def test_ctrl_c_twice_in_a_row_and_at_the_prompt(tmp_path):
         child.expect("42\r\n")
     finally:
         child.close(force=True)
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "processes"])
+def test_what_was_quick_in_another_run_holds_up_no_results(scheduler, tmp_path):
+    def wait_for(path):
+        import pathlib
+        import time
+
+        until = time.monotonic() + 30
+        while not pathlib.Path(path).exists():
+            assert time.monotonic() < until, "nobody came"
+            time.sleep(0.01)
+
+    there, missing = tmp_path / "there", tmp_path / "missing"
+    there.touch()
+    quick, waits = delayed(abs), delayed(wait_for)
+    for _ in range(2):
+        flowpar.compute([[quick(-1), waits(str(there))] for _ in range(5)], scheduler=scheduler)
+    values = flowpar.as_completed([quick(-1), waits(str(missing))], scheduler=scheduler, workers=2)
+    assert next(values) == 1
+    missing.touch()
+    assert list(values) == [None]
