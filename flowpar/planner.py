@@ -129,7 +129,10 @@ class Plan:
 
     is_guarded = False
     """Whether memory is limited: then what is inside containers counts in `sizes`, though it takes
-    time to look, and of a function whose values are not known yet one call is made first."""
+    time to look."""
+    trusts_memory = True
+    """Whether what earlier runs tell of a function is believed before it was called in this one; not
+    where a call more at once may take too much memory, or hold up values that somebody awaits."""
     largest_bytes = 0
     """Of all values that came."""
     most_tasks = BATCH_TASKS
@@ -319,7 +322,7 @@ class Plan:
                 if full and index not in chained:
                     continue
                 timing = state.timing
-                cost = timing.expected_seconds if timing.calls or not self.is_guarded else None
+                cost = timing.expected_seconds if timing.calls or self.trusts_memory else None
                 seconds += (BATCH_SECONDS if cost is None else cost) + HANDLING_SECONDS
                 full = seconds >= BATCH_SECONDS or len(batch) >= self.most_tasks
             batch.append(index)

@@ -271,6 +271,7 @@ class Scheduler:
     def _loop(self) -> None:
         plan = self._plan
         if self.deliver is not None:
+            plan.trusts_memory = False
             plan.finished_targets = [i for i in set(self._graph.targets) if i in plan.values]
             self._deliver(self.deliver)
         while plan.is_active:

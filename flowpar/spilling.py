@@ -39,6 +39,7 @@ class Guard:
         self._unable: set[int] = set()
         """Values that could not be put on disk, which is not tried again."""
         plan.is_guarded = True
+        plan.trusts_memory = False
         plan.most_tasks = FIRST_BATCH
 
     def tend(self) -> int:
