@@ -131,8 +131,8 @@ class Plan:
     """Whether memory is limited: then what is inside containers counts in `sizes`, though it takes
     time to look."""
     trusts_memory = True
-    """Whether what earlier runs tell of a function is believed before it was called in this one; not
-    where a call more at once may take too much memory, or hold up values that somebody awaits."""
+    """Whether what earlier runs tell of a function is believed before it was called in this one;
+    not where one call more may take too much memory, or hold up values that somebody awaits."""
     largest_bytes = 0
     """Of all values that came."""
     most_tasks = BATCH_TASKS
