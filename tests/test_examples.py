@@ -176,3 +176,34 @@ def test_no_machine_of_ours_is_named():
     files = [ROOT / "README.md", ROOT / ".ci" / "run", ROOT / "pyproject.toml", *EXAMPLES]
     for file in files:
         assert not re.search(r"index-url|file://|localhost", file.read_text())
+
+
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+
+EXECUTE = """
+import sys, nbclient, nbformat
+book = nbformat.read(sys.argv[1], as_version=4)
+nbclient.NotebookClient(book, timeout=100, kernel_name="python3").execute()
+nbformat.write(book, sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("book", NOTEBOOKS, ids=lambda path: path.name)
+def test_every_notebook_runs_and_was_run(book, tmp_path):
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    run(["-c", EXECUTE, book, tmp_path / book.name], tmp_path)
+    for path in (book, tmp_path / book.name):
+        cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+        assert all(cell.outputs for cell in cells)
+        assert not any(each.output_type == "error" for cell in cells for each in cell.outputs)
+        pictures = [
+            each
+            for cell in cells
+            for each in cell.outputs
+            if "image/svg+xml" in each.get("data", {})
+        ]
+        assert len(pictures) == 2
+        assert "/tmp" not in path.read_text() or path != book
