@@ -42,6 +42,9 @@ def bad():
 def home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "argv", [*sys.argv])
+    # A script takes its place; of one that is gone, multiprocessing can make no workers.
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     (tmp_path / "pipe.py").write_text(SCRIPT)
     package = tmp_path / "shopfront"
     package.mkdir()
