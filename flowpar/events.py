@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 HOOKS: Final = (
     "on_run_start",
@@ -106,6 +106,10 @@ class TaskEnded:
     error: BaseException | None
 
 
+def _no_facts(most: int | None) -> Any:
+    raise LookupError(f"nothing is told of this run, nor of {most} of its tasks")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progressed:
     """Where the run stands; given at most ten times a second, and once at the end."""
@@ -115,6 +119,9 @@ class Progressed:
     """The counts of each function by its name, in the order of the graph; made when called."""
     seconds: float
     """Since the run began."""
+    facts: Callable[[int | None], Any] = _no_facts
+    """All that is to be told of the run so far (a `flowpar.views.facts.Facts`), of so many of its
+    tasks at most; made when called."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +132,8 @@ class RunEnded:
     seconds: float
     status: str
     """done, failed or interrupted."""
+    facts: Callable[[int | None], Any] = _no_facts
+    """As of `Progressed`."""
 
 
 Event = RunStarted | TaskStarted | TaskWrote | TaskEnded | Progressed | RunEnded

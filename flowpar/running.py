@@ -26,7 +26,7 @@ def compute(*targets: Any, **options: Any) -> Any:
     **options
         As named in `flowpar.settings.Options`: ``scheduler``, ``workers``, ``progress``,
         ``on_error``, ``limits``, ``observers``, ``seed``, ``start_method``,
-        ``memory_limit``, ``report``, ``capture``, ``sample``, ``speculate``.
+        ``memory_limit``, ``dashboard``, ``report``, ``capture``, ``sample``, ``speculate``.
 
     Returns
     -------
@@ -109,6 +109,10 @@ def scheduler_of(graph: Graph, options: Options) -> Scheduler:
     observers: list[object] = [progress] if progress else []
     if options.capture == "all" and not nested:
         observers.append(Output())
+    if options.dashboard and not nested:
+        from flowpar.views.live import Dashboard  # noqa: PLC0415 - brings an HTTP server
+
+        observers.append(Dashboard.announced())
     return Scheduler(graph, options, observers=observers)
 
 

@@ -77,6 +77,7 @@ from flowpar.trial import LOOK_EVERY, Trial
 if TYPE_CHECKING:
     from flowpar.judge import Judge
     from flowpar.stragglers import Stragglers
+    from flowpar.views.facts import Facts
 
 TICK: Final = 0.1
 """Seconds between two looks at the progress."""
@@ -716,8 +717,13 @@ class Scheduler:
                 counts=self._plan.counts(),
                 functions=self._plan.counts_by_name,
                 seconds=now - self._begin,
+                facts=self._facts,
             )
             self._observers.tell("on_progress", event)
+
+    def _facts(self, most: int | None) -> Facts:
+        self.record.seconds = self._clock() - self._begin
+        return self.record.facts(most)
 
     # ------------------------------------------------------------------------------- ending
 
@@ -747,7 +753,9 @@ class Scheduler:
             self._tick(last=True)
         self._tell_later(run)
         if self._observers.hear("on_run_end"):
-            event = RunEnded(counts=self._plan.counts(), seconds=run.seconds, status=status)
+            event = RunEnded(
+                counts=self._plan.counts(), seconds=run.seconds, status=status, facts=run.facts
+            )
             self._observers.tell("on_run_end", event)
 
     def _tell_later(self, run: Run) -> None:

@@ -55,6 +55,8 @@ class Options:
     memory_limit: float | None = None
     """Bytes that values may take while the run holds them, or a text such as "2 GB"; what is needed
     last goes to disk. Not the memory that tasks use themselves."""
+    dashboard: bool = False
+    """Whether a page of this computer shows the run while it goes on; its address is printed."""
     report: Any = None
     """Path of a page, ``.html``, that tells all there is to tell of the run; written at its end,
     also if it fails. Needs bokeh (extra "report")."""
@@ -192,6 +194,10 @@ def _check_memory_limit(name: str, value: object) -> float | None:
     return None if value is None else check_bytes(name, value)
 
 
+def _check_dashboard(name: str, value: object) -> bool:
+    return check_bool(name, value)
+
+
 def _check_report(name: str, value: object) -> object:
     if value is None or isinstance(value, (str, os.PathLike)):
         return value
@@ -224,6 +230,7 @@ _CHECKS: Final = {
     "start_method": _check_start_method,
     "memory_limit": _check_memory_limit,
     "capture": _check_capture,
+    "dashboard": _check_dashboard,
     "report": _check_report,
     "sample": _check_sample,
     "speculate": _check_speculate,

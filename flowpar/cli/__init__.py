@@ -166,6 +166,7 @@ def _add_run(commands: Any) -> None:
     run.add_argument("-j", "--workers", type=int, help="how many processes or threads")
     run.add_argument("--scheduler", choices=SCHEDULERS, help="where tasks run")
     run.add_argument("--keep-going", action="store_true", help="finish what does not depend on it")
+    run.add_argument("--dashboard", action="store_true", help="show it on a page meanwhile")
     run.add_argument("--report", metavar="FILE", help="write all that there is to tell, as .html")
     run.add_argument("--no-progress", action="store_true", help="no bar")
 
@@ -229,6 +230,8 @@ def _of_run(given: argparse.Namespace) -> dict[str, Any]:
         found["on_error"] = "continue"
     if given.report is not None:
         found["report"] = given.report
+    if given.dashboard:
+        found["dashboard"] = True
     if given.no_progress:
         found["progress"] = False
     return found

@@ -9,12 +9,15 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from flowpar.errors import MissingExtra
 from flowpar.events import TaskRecord
 from flowpar.views.facts import Facts
 from flowpar.views.files import checked, write
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 MOST_REASONS: Final = 200
 MOST_FAILURES: Final = 50
@@ -58,10 +61,10 @@ def page_of(facts: Facts) -> str:
     charts = charts_of(facts)
     script, places = components(charts)
     sections = [
-        Section("Graph", _graph(facts)),
+        Section("Graph", graph_of(facts)),
         Section("Timeline", places["timeline"]),
-        Section("Functions", _functions(facts)),
-        Section("Failures", _failures(facts)),
+        Section("Functions", functions_of(facts)),
+        Section("Failures", failures_of(facts)),
         Section("What ran, and why", _reasons(facts)),
         Section("Critical path", _critical(facts)),
         Section("CPU and memory", places.get("resources", "")),
@@ -74,7 +77,7 @@ def page_of(facts: Facts) -> str:
         style=_STYLE,
         # All of it would be twice as much: formulas, and WebGL.
         scripts=Resources("inline", components=_COMPONENTS).render(),
-        head=_head(facts),
+        head=head_of(facts),
         body=body,
         script=script,
     )
@@ -94,12 +97,14 @@ class Section:
 # -------------------------------------------------------------------------------------- parts
 
 
-def _head(facts: Facts) -> str:
+def head_of(facts: Facts, status: str | None = None) -> str:
+    """Return what a run is, and how it goes, in a few figures."""
+    status = status or facts.status
     counts = facts.counts
     idle = facts.history.idle_share()
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts.started))
     tiles = [
-        ("status", facts.status),
+        ("status", status),
         ("seconds", f"{facts.seconds:,.2f}"),
         ("tasks", f"{counts.total:,}"),
         ("done", f"{counts.done:,}"),
@@ -111,7 +116,7 @@ def _head(facts: Facts) -> str:
         ("values held", _bytes(facts.held_bytes)),
     ]
     shown = "".join(
-        f'<div class="tile {facts.status if name == "status" else ""}"><b>{value}</b>{name}</div>'
+        f'<div class="tile {status if name == "status" else ""}"><b>{value}</b>{name}</div>'
         for name, value in tiles
     )
     more = (
@@ -125,10 +130,17 @@ def _head(facts: Facts) -> str:
     )
 
 
-def _graph(facts: Facts) -> str:
-    import networkx as nx  # noqa: PLC0415 - slow to import
+def graph_of(facts: Facts) -> str:
+    """Return the picture of a run."""
+    from flowpar.views.picture import draw  # noqa: PLC0415 - brings networkx
 
-    from flowpar.views.picture import draw  # noqa: PLC0415 - as above
+    svg = draw(nodes_of(facts)).svg
+    return f"<div class=wide>{svg[svg.index('<svg') :]}</div>" if facts.records else ""
+
+
+def nodes_of(facts: Facts) -> nx.DiGraph:
+    """Return the graph of a run as pictures want it."""
+    import networkx as nx  # noqa: PLC0415 - slow to import
 
     graph = nx.DiGraph()
     for place, record in enumerate(facts.records):
@@ -139,13 +151,14 @@ def _graph(facts: Facts) -> str:
             status=record.status,
             seconds=record.seconds,
             pool=record.pool,
+            reason=record.reason,
         )
     graph.add_edges_from((u, v, {"order_only": order}) for u, v, order in facts.edges)
-    svg = draw(graph).svg
-    return f"<div class=wide>{svg[svg.index('<svg') :]}</div>" if facts.records else ""
+    return graph
 
 
-def _functions(facts: Facts) -> str:
+def functions_of(facts: Facts) -> str:
+    """Return a table of the functions: how often, how long, where and why."""
     groups: dict[str, list[TaskRecord]] = collections.defaultdict(list)
     for record in facts.records:
         groups[record.function].append(record)
@@ -177,7 +190,8 @@ def _functions(facts: Facts) -> str:
     return _table([*head, "CPU", "where", "why there"], rows)
 
 
-def _failures(facts: Facts) -> str:
+def failures_of(facts: Facts) -> str:
+    """Return the tracebacks of what failed."""
     if not facts.failures:
         return ""
     shown = []

@@ -1,0 +1,413 @@
+"""A page that shows a run while it goes on: served to this computer only, and read-only.
+
+The run's own thread makes what is shown, and only while somebody looks; the threads of the server
+hand it out::
+
+    on_progress ──facts──> fragments of HTML ──> Board <── waits ── GET /TOKEN/state?seen=3
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import secrets
+import sys
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator
+from typing import Any, ClassVar, Final
+
+from flowpar.events import Progressed, RunEnded, RunStarted
+from flowpar.views.bars import OTHERS, lay_out
+from flowpar.views.contents import Wanted, drawing_of
+from flowpar.views.drawing import shown
+from flowpar.views.facts import Facts
+from flowpar.views.report import failures_of, functions_of, head_of, nodes_of
+from flowpar.views.spans import History
+from flowpar.views.svg import escaped, to_svg
+from flowpar.views.timeline_style import (
+    FAILED_COLOUR,
+    MOVING_COLOUR,
+    WAITING_COLOUR,
+    colours_of,
+    label_of,
+    name_of,
+    places_of,
+)
+
+REFRESH_SECONDS: Final = 0.5
+"""Between two states at least."""
+
+COST_SHARE: Final = 0.02
+"""Of the run's time that making states may take."""
+
+COST_SECONDS: Final = 0.3
+"""That may take besides, as the first brings what draws."""
+
+LOOKED_SECONDS: Final = 5.0
+"""After so many without a request nobody looks."""
+
+MOST_TASKS: Final = 1_000
+"""Tasks that a state tells of; of a larger run the first that were called."""
+
+_WAIT_SECONDS: Final = 20.0
+_LAST_SECONDS: Final = 1.0
+"""How long the end of a run waits for pages to hear of it."""
+_QUIET_SECONDS: Final = 0.2
+_MOST_DIGITS: Final = 10
+_MOST_BOXES: Final = 100
+_ROW: Final = 26
+_WIDTH: Final = 1_000
+
+
+class Board:
+    """The newest state, and those who wait for a newer one."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._number = 0
+        self._state = b"{}"
+        self._has_ended = False
+        self._looked_at = 0.0
+        self._asking = 0
+
+    @property
+    def is_looked_at(self) -> bool:
+        """Whether somebody has asked lately."""
+        return time.monotonic() - self._looked_at < LOOKED_SECONDS
+
+    def put(self, parts: dict[str, str], *, has_ended: bool = False) -> None:
+        """Give all who wait a newer state."""
+        with self._changed:
+            self._number += 1
+            self._has_ended = has_ended
+            state = {"number": self._number, "ended": has_ended, "parts": parts}
+            self._state = json.dumps(state).encode()
+            self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Count somebody as asking, until the block has ended."""
+        with self._changed:
+            self._asking += 1
+            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._asking -= 1
+                self._changed.notify_all()
+
+    def end(self) -> None:
+        """Wait until everybody who looks has the last state, but not for long."""
+        until = time.monotonic() + _LAST_SECONDS
+        with self._changed:
+            self._has_ended = True
+            self._changed.notify_all()
+            while self.is_looked_at and time.monotonic() < until:
+                self._changed.wait_for(lambda: not self._asking, _LAST_SECONDS)
+                # A page that has just had an answer asks again a moment later.
+                if not self._changed.wait_for(lambda: bool(self._asking), _QUIET_SECONDS):
+                    return
+            self._changed.wait_for(lambda: not self._asking, _LAST_SECONDS)
+
+    def get(self, seen: int) -> bytes:
+        """Return a state that is newer than the one that was seen, once there is one."""
+        self._looked_at = time.monotonic()
+        with self._changed:
+            self._changed.wait_for(lambda: self._number > seen or self._has_ended, _WAIT_SECONDS)
+            self._looked_at = time.monotonic()
+            return self._state
+
+
+class Dashboard:
+    """Shows runs on a page while they go on; an observer.
+
+    Parameters
+    ----------
+    keep
+        Whether the page stays when a run has ended, until `close`, or the program ends.
+    port
+        Of this computer; 0: any that is free.
+
+    Attributes
+    ----------
+    url
+        Where the page is. Who does not know its random part is not served.
+
+    Examples
+    --------
+    >>> import flowpar, urllib.request
+    >>> page = Dashboard(keep=True)
+    >>> flowpar.delayed(abs)(-3).compute(scheduler="sync", observers=[page])
+    3
+    >>> b"<title>flowpar</title>" in urllib.request.urlopen(page.url).read()
+    True
+    >>> page.close()
+    """
+
+    def __init__(self, *, keep: bool = False, port: int = 0) -> None:
+        self._board = Board()
+        self._keep = keep
+        self._next = self._spent = 0.0
+        self._server = _Server(self._board, port)
+        self.url = self._server.url
+
+    @classmethod
+    def announced(cls) -> Dashboard:
+        """Return one whose address people are told of."""
+        made = cls()
+        if sys.stderr is not None:
+            print(f"flowpar: {made.url}", file=sys.stderr, flush=True)  # noqa: T201 - that is it
+        return made
+
+    def on_run_start(self, event: RunStarted) -> None:
+        """Begin anew."""
+        del event
+        self._next = self._spent = 0.0
+
+    def on_progress(self, event: Progressed) -> None:
+        """Make a new state, if somebody looks and it is time."""
+        begun = time.monotonic()
+        may_take = COST_SECONDS + COST_SHARE * event.seconds
+        if begun >= self._next and self._spent < may_take and self._board.is_looked_at:
+            self._board.put(parts_of(event.facts(MOST_TASKS), is_running=True))
+            self._next = begun + REFRESH_SECONDS
+            self._spent += time.monotonic() - begun
+
+    def on_run_end(self, event: RunEnded) -> None:
+        """Make the last state, and end the server unless it is to stay."""
+        is_last = not self._keep
+        if self._keep or self._board.is_looked_at:
+            self._board.put(parts_of(event.facts(MOST_TASKS), is_running=False), has_ended=is_last)
+        if is_last:
+            self.close()
+
+    def close(self) -> None:
+        """End the server; who waits gets the newest state first."""
+        self._board.end()
+        self._server.close()
+
+
+# ---------------------------------------------------------------------------------- what is shown
+
+
+def parts_of(facts: Facts, *, is_running: bool) -> dict[str, str]:
+    """Return the parts of the page as HTML, by the ids of their places."""
+    return {
+        "head": head_of(facts, status="running" if is_running else facts.status),
+        "bar": _bar(facts),
+        "functions": functions_of(facts),
+        "timeline": timeline_svg(facts.history),
+        "graph": _graph(facts),
+        "failures": failures_of(facts),
+        "resources": _resources(facts),
+    }
+
+
+def _bar(facts: Facts) -> str:
+    counts = facts.counts
+    total = counts.total or 1
+    colours = {"cached": "#9ecae1", "done": "#74c476", "failed": "#e34a33", "skipped": "#bbb"}
+    parts = "".join(
+        f'<i style="width:{100 * getattr(counts, name) / total:.2f}%;background:{colour}"></i>'
+        for name, colour in colours.items()
+    )
+    return f'<div class=progress title="{counts.finished:,} of {counts.total:,}">{parts}</div>'
+
+
+def _graph(facts: Facts) -> str:
+    """Return the picture by the engine that is always there, and soonest done."""
+    many = len(facts.records) > _MOST_BOXES
+    svg = to_svg(drawing_of(nodes_of(facts), Wanted(collapse=many)))
+    return f"<div class=wide>{svg}</div>" if facts.records else ""
+
+
+def timeline_svg(history: History) -> str:
+    """Return which worker makes which call when, as a plain picture."""
+    layout = lay_out(history, columns=500, most=3_000)
+    places, colours = places_of(layout), colours_of(history)
+    height = sum(place.height for place in places) * _ROW + 22
+    scale = _WIDTH / layout.seconds
+    top = max((place.bottom + place.height for place in places), default=0.0)
+
+    def rectangle(span: tuple[float, float], low: float, high: float, look: str) -> str:
+        left, right = span
+        return (
+            f'<rect x="{150 + left * scale:.1f}" y="{(top - high) * _ROW:.1f}" '
+            f'width="{max(0.3, (right - left) * scale):.1f}" '
+            f'height="{(high - low) * _ROW:.1f}" {look}'
+        )
+
+    def drawn() -> Iterator[str]:
+        for each, place in zip(layout.rows, places, strict=True):
+            middle = (top - place.bottom - place.height / 2) * _ROW + 4
+            label = escaped(label_of(each).partition("\n")[0])
+            yield f'<text x="144" y="{middle:.0f}" text-anchor="end">{label}</text>'
+            for strips, colour in ((each.waiting, WAITING_COLOUR), (each.moving, MOVING_COLOUR)):
+                for strip in strips:
+                    span = (strip.start, strip.end)
+                    look = f'fill="{colour}"/>'
+                    yield rectangle(span, place.line(0), place.line(strip.share), look)
+            for bar in each.bars:
+                edge = f' stroke="{FAILED_COLOUR}" stroke-width="2"' if bar.failed else ""
+                title = escaped(
+                    shown(history.key(bar.span.task), 60)
+                    if bar.span is not None
+                    else name_of(bar.function, history, layout)
+                )
+                look = f'fill="{colours[bar.function]}"{edge}><title>{title}</title></rect>'
+                yield rectangle(
+                    (bar.start, bar.end), place.bar(bar.bottom), place.bar(bar.top), look
+                )
+
+    names = [*layout.shown, *([OTHERS] if layout.others else [])]
+    legend = "".join(
+        f'<span><b style="background:{colours[number]}"></b>'
+        f"{escaped(name_of(number, history, layout))}</span>"
+        for number in names
+    )
+    end = (
+        f'<text x="{150 + _WIDTH}" y="{height - 6:.0f}" text-anchor="end">'
+        f"{layout.seconds:.2f} s</text>"
+    )
+    return (
+        f'<svg viewBox="0 0 {_WIDTH + 160} {height:.0f}" width="100%" font-size="11" '
+        f'font-family="sans-serif">{"".join(drawn())}{end}</svg><p class=legend>{legend}</p>'
+    )
+
+
+def _resources(facts: Facts) -> str:
+    newest = {sample.pid: sample for sample in facts.samples}
+    return "".join(
+        f"<p>process {pid}: {sample.cpu_percent:.0f} % CPU, {sample.memory_bytes / 1e6:,.0f} MB</p>"
+        for pid, sample in newest.items()
+    )
+
+
+# ----------------------------------------------------------------------------------------- server
+
+
+class _Server:
+    """Serves a board in threads of its own."""
+
+    def __init__(self, board: Board, port: int) -> None:
+        token = secrets.token_urlsafe(16)
+
+        class Handler(_Handler):
+            pass
+
+        Handler.board, Handler.home = board, f"/{token}/"
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self._server.daemon_threads = True
+        port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{port}/{token}/"
+        Handler.hosts = frozenset({f"127.0.0.1:{port}", f"localhost:{port}"})
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), name="flowpar dashboard", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """Answers those who know the token, and nobody whom another site has sent."""
+
+    board: Board
+    home: str
+    hosts: frozenset[str]
+    timeout: ClassVar[float | None] = 30.0
+    server_version = "flowpar"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        """Answer with the page, or with a state that is newer than the one that was seen."""
+        with self.board.answering():
+            self._get()
+
+    def _get(self) -> None:
+        url = urllib.parse.urlsplit(self.path)
+        if self.headers.get("Host") not in self.hosts:
+            self._answer(403, "text/plain", b"this page is for this computer only\n")
+        elif url.path == self.home:
+            self._answer(200, "text/html; charset=utf-8", _PAGE.encode())
+        elif url.path == f"{self.home}state":
+            seen = urllib.parse.parse_qs(url.query).get("seen", ["0"])[0]
+            number = int(seen) if seen.isdecimal() and len(seen) < _MOST_DIGITS else 0
+            self._answer(200, "application/json", self.board.get(number))
+        else:
+            self._answer(404, "text/plain", b"there is nothing here\n")
+
+    def _answer(self, code: int, kind: str, body: bytes) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.send_header("Content-Security-Policy", _POLICY)
+        self.end_headers()
+        try:
+            self.wfile.write(body)
+        except OSError:  # who asked has gone
+            return
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the base's
+        """Say nothing: the terminal is the run's."""
+
+
+_POLICY: Final = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; frame-ancestors 'none'"
+)
+
+_PAGE: Final = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>flowpar</title><style>
+body { font: 14px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 1400px; padding: 1em 2em;
+  color: #222; background: #fff }
+h1 { font-size: 1.4em; margin: .2em 0 } h2 { font-size: 1.1em; border-bottom: 1px solid #ddd }
+.tiles { display: flex; flex-wrap: wrap; gap: .6em; margin: 1em 0 }
+.tile { border: 1px solid #ddd; border-radius: 6px; padding: .4em .9em; color: #555 }
+.tile b { display: block; font-size: 1.25em; color: #222 }
+.progress { height: 18px; background: #eee; border-radius: 4px; overflow: hidden; display: flex }
+.progress i { display: block; height: 100% }
+.legend span { margin-right: 1.2em } .legend b { display: inline-block; width: .9em; height: .9em;
+  margin-right: .3em; vertical-align: -.1em }
+table { border-collapse: collapse } th, td { text-align: left; padding: .2em .8em .2em 0;
+  border-bottom: 1px solid #eee } td.n { text-align: right; font-variant-numeric: tabular-nums }
+pre { background: #f6f6f6; padding: .6em; overflow: auto; max-height: 20em; font-size: 12px }
+.wide { overflow: auto; max-height: 500px; border: 1px solid #eee } .wide svg { max-width: none }
+section:has(> div:empty) { display: none } #said { color: #777 }
+</style></head><body>
+<div id="head"></div><div id="bar"></div><p id="said">waiting for the run …</p>
+<section><h2>Functions</h2><div id="functions"></div></section>
+<section><h2>Timeline</h2><div id="timeline"></div></section>
+<section><h2>Graph</h2><div id="graph"></div></section>
+<section><h2>Failures</h2><div id="failures"></div></section>
+<section><h2>CPU and memory</h2><div id="resources"></div></section>
+<script>
+"use strict";
+const said = document.getElementById("said"), shown = {};
+async function look(seen) {
+  let state;
+  try {
+    state = await (await fetch("state?seen=" + seen, {cache: "no-store"})).json();
+  } catch (error) {
+    said.textContent = "the run has ended, or its program has";
+    return;
+  }
+  // All that comes is escaped where it is made; nothing in it is code.
+  for (const [id, html] of Object.entries(state.parts || {}))
+    if (shown[id] !== html) document.getElementById(id).innerHTML = shown[id] = html;
+  if (state.number) said.textContent = state.ended ? "the run has ended" : "";
+  if (!state.ended) setTimeout(() => look(state.number || 0), 100);
+}
+look(0);
+</script></body></html>
+"""
