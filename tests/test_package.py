@@ -22,6 +22,7 @@ NAMES = [
     "Cache",
     "Cancelled",
     "CycleError",
+    "Dashboard",
     "Delayed",
     "DelayedFunction",
     "File",

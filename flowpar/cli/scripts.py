@@ -175,11 +175,14 @@ def _new_module(place: Place) -> types.ModuleType:
 
 
 def _after_us(trace: types.TracebackType | None) -> types.TracebackType | None:
-    """Return a traceback from the first line that is not flowpar's; whole if there is none."""
-    ours, rest = str(Path(running.__file__).parent), trace
+    """Return a traceback from the first line that is not flowpar's.
+
+    If there is none, it is whole; but for that of a script which cannot be compiled.
+    """
+    ours, rest, last = str(Path(running.__file__).parent), trace, ""
     while rest is not None and rest.tb_frame.f_code.co_filename.startswith(ours):
-        rest = rest.tb_next
-    return rest or trace
+        last, rest = rest.tb_frame.f_code.co_filename, rest.tb_next
+    return rest or (None if last == __file__ else trace)
 
 
 def target_of(place: Place, names: Mapping[str, Any], settings: Sequence[tuple[str, str]]) -> Any:

@@ -296,15 +296,15 @@ class _Server:
     def __init__(self, board: Board, port: int) -> None:
         token = secrets.token_urlsafe(16)
 
-        class Handler(_Handler):
+        class Answerer(_Answerer):
             pass
 
-        Handler.board, Handler.home = board, f"/{token}/"
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        Answerer.board, Answerer.home = board, f"/{token}/"
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Answerer)
         self._server.daemon_threads = True
         port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{port}/{token}/"
-        Handler.hosts = frozenset({f"127.0.0.1:{port}", f"localhost:{port}"})
+        Answerer.hosts = frozenset({f"127.0.0.1:{port}", f"localhost:{port}"})
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), name="flowpar dashboard", daemon=True
         )
@@ -316,7 +316,7 @@ class _Server:
         self._thread.join()
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class _Answerer(http.server.BaseHTTPRequestHandler):
     """Answers those who know the token, and nobody whom another site has sent."""
 
     board: Board
