@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from flowpar.views.facts import Facts
     from flowpar.views.picture import Picture
     from flowpar.views.spans import History
+
+
+MOST_SHOWN = 20_000
+"""Tasks of a run that a notebook draws without being asked to."""
 
 
 class Records(Sequence[TaskRecord]):
@@ -137,6 +142,16 @@ class Run:
     def __repr__(self) -> str:
         counts = self._plan.counts()
         return f"<Run {self.status}: {counts.done} of {counts.total} tasks in {self.seconds:.3g} s>"
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """Return what a notebook shows: the picture, and the table."""
+        del include, exclude
+        said = {"text/plain": repr(self)}
+        # A cell must show something, whatever is wrong with the rest.
+        with contextlib.suppress(Exception):
+            if len(self.tasks) <= MOST_SHOWN:
+                said = {"text/plain": self.summary(), "image/svg+xml": self.visualize().svg}
+        return said
 
     @property
     def counts(self) -> Counts:

@@ -28,6 +28,12 @@ def test_a_large_one_is_collapsed_and_a_huge_one_a_text():
     assert set(shown(huge)) == {"text/plain"}
 
 
+def test_a_run_is_a_picture_and_a_table():
+    found = shown(flowpar.run(delayed(abs)(-1) + 1, scheduler="sync"))
+    assert found["text/plain"].startswith("done: 2 of 2 tasks")
+    assert "2 done" in found["image/svg+xml"]
+
+
 def test_an_error_of_the_picture_leaves_the_text(monkeypatch):
     from flowpar.views import picture
 
