@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from flowpar.many import starmap as starmap
     from flowpar.memo import cached as cached
     from flowpar.pictures import visualize as visualize
+    from flowpar.pools.steps import progress as progress
     from flowpar.preview import explain as explain
     from flowpar.preview import plan as plan
     from flowpar.record import Run as Run
@@ -86,6 +87,7 @@ _HOMES = {
     "map": "many",
     "options": "settings",
     "plan": "preview",
+    "progress": "pools.steps",
     "reduce": "many",
     "register_digest": "caching.digest",
     "run": "running",

@@ -62,6 +62,16 @@ class Counts:
     skipped: int = 0
     running: int = 0
 
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            total=self.total + other.total,
+            done=self.done + other.done,
+            cached=self.cached + other.cached,
+            failed=self.failed + other.failed,
+            skipped=self.skipped + other.skipped,
+            running=self.running + other.running,
+        )
+
     @property
     def finished(self) -> int:
         """Done, cached, failed and skipped ones together."""
@@ -106,8 +116,23 @@ class TaskEnded:
     error: BaseException | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskProgress:
+    """How far a task says that it is that runs now, by `flowpar.progress`."""
+
+    key: str
+    done: float
+    total: float | None
+    """None: nobody knows."""
+    desc: str
+
+
 def _no_facts(most: int | None) -> Any:
     raise LookupError(f"nothing is told of this run, nor of {most} of its tasks")
+
+
+def _nobody_knows() -> float | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +147,10 @@ class Progressed:
     facts: Callable[[int | None], Any] = _no_facts
     """All that is to be told of the run so far (a `flowpar.views.facts.Facts`), of so many of its
     tasks at most; made when called."""
+    steps: Callable[[], list[TaskProgress]] = list
+    """How far tasks are that run now and say so; made when called."""
+    seconds_left: Callable[[], float | None] = _nobody_knows
+    """Until the run ends, about; None: nobody knows. Made when called."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,6 +62,8 @@ class Judge:
         Whether a task waits for this run: it then waits for nobody.
     is_quiet
         Whether nobody is warned of anything: nothing runs, it is only asked.
+    replays
+        Whether what tasks wrote when they ran is wanted of those that are known.
 
     Attributes
     ----------
@@ -81,6 +83,7 @@ class Judge:
         seed_of: Callable[[int], int] | None = None,
         is_nested: bool = False,
         is_quiet: bool = False,
+        replays: bool = False,
     ) -> None:
         self.cache = cache
         self.store = cache.store()
@@ -90,6 +93,8 @@ class Judge:
         self._plan: Plan
         self._is_nested = is_nested
         self._is_quiet = is_quiet
+        self._replays = replays
+        self._hits: list[int] = []
         self._told: set[str] = set()
         self._keys = TaskKeys(graph, seed_of, self._say)
         self._whys = self._keys.whys
@@ -183,6 +188,8 @@ class Judge:
         self._traces[index] = trace
         self._current.add(trace.key)
         plan.reasons.pop(index, None)
+        if self._replays:
+            self._hits.append(index)
         plan.hit(index, known)
 
     def _with_code_of_now(self, trace: Trace) -> Trace:
@@ -357,6 +364,8 @@ class Judge:
             if not self._keys.is_made(index):  # it rode with what it needs, and was never judged
                 self._keys.make(index)
             self._record(index, report.kept.get(index))
+            if index in report.output and index in self._made:
+                self.store.put_output(self._traces[index], report.output[index])
             self.release(index)
 
     def _record(self, index: int, kept: Kept | None) -> None:
@@ -472,6 +481,13 @@ class Judge:
             self._forgotten.add(source)
             self.store.forget_object(trace.object)
 
+    def take_output(self) -> dict[int, str]:
+        """Return what tasks wrote when they ran that were found since the last time."""
+        hits, self._hits = self._hits, []
+        keys = {index: self._traces[index].key for index in hits if index in self._traces}
+        output = self.store.outputs([self._traces[index] for index in keys]) if keys else {}
+        return {index: output[key] for index, key in keys.items() if key in output}
+
     # ------------------------------------------------------------------------------- habits
 
     def recall(self, function: Function) -> Timing | None:
@@ -488,7 +504,9 @@ class Judge:
     def remember(self, function: Function, habits: Timing) -> None:
         """Have the cache remember how a function uses a CPU."""
         code = self._keys.kind_of(function).maker.code
-        if code is not None and (habits.looks or habits.placed):
+        if code is not None and (habits.looks or habits.placed or habits.earlier_seconds):
+            if not habits.looks and (known := self.recall(function)) is not None:
+                habits = replace(known, earlier_seconds=habits.earlier_seconds)
             numbers = astuple(habits)
             if (self._habits or {}).get(code.digest) != numbers:
                 self._new_habits[code.digest] = numbers

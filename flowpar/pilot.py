@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from flowpar.experience import remember, remember_times
+from flowpar.experience import recall, remember, remember_times
 from flowpar.placement import START_SECONDS, TRIAL, WAITING, Choice, Placement
 from flowpar.planner import Plan
 from flowpar.pools.transport import Batch
@@ -106,6 +106,8 @@ class Pilot:
                     tell(state.function, state.timing.habits())
             elif state.timing.calls:
                 remember_times(state.function, state.timing)
+                if tell is not None:
+                    tell(state.function, recall(state.function))
 
     def _choose(self, state: FunctionState, *, is_running: bool = False) -> None:
         if not self._placement.is_free(state.function):

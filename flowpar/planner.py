@@ -232,15 +232,16 @@ class Plan:
         )
 
     def counts_by_name(self) -> dict[str, Counts]:
-        """Return the counts of each function; costs a step for each that runs."""
+        """Return the counts of the functions of each name; costs a step for each that runs."""
         running = collections.Counter(
             self._states[index] for batch in self._flying.values() for index in batch
         )
-        return {
-            state.function.name: state.counts(running[state])
-            for state in self.functions.values()
-            if state.total
-        }
+        found: dict[str, Counts] = {}
+        for state in self.functions.values():
+            if state.total:  # else none of its tasks is needed
+                name, counts = state.function.name, state.counts(running[state])
+                found[name] = found[name] + counts if name in found else counts
+        return found
 
     def state(self, index: int) -> FunctionState:
         """Return what is known of the function of a task."""

@@ -17,7 +17,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,18 +31,11 @@ from flowpar.errors import (
     WorkerDied,
     add_note,
 )
-from flowpar.events import (
-    Observers,
-    Progressed,
-    RunEnded,
-    RunStarted,
-    TaskEnded,
-    TaskStarted,
-    TaskWrote,
-)
+from flowpar.events import Observers
 from flowpar.experience import recall
 from flowpar.graph import Graph
-from flowpar.ledger import CLOCK_OFFSET, Ledger
+from flowpar.lanes import Flight, Lane
+from flowpar.ledger import Ledger
 from flowpar.literals import Literals
 from flowpar.notes import describe
 from flowpar.pilot import Pilot
@@ -72,59 +64,19 @@ from flowpar.settings import Options
 from flowpar.spilling import Guard
 from flowpar.status import READY, FunctionState, Timing
 from flowpar.task import LITERAL, Function, Task
-from flowpar.trial import LOOK_EVERY, Trial
+from flowpar.telling import TICK, Teller
+from flowpar.trial import LOOK_EVERY
 
 if TYPE_CHECKING:
     from flowpar.judge import Judge
     from flowpar.stragglers import Stragglers
-    from flowpar.views.facts import Facts
-
-TICK: Final = 0.1
-"""Seconds between two looks at the progress."""
 
 PATIENCE: Final = 0.05
 """Seconds that a batch may take in this process where flowpar chose to make its calls here. They
 were quick when it was sent; if the next are not, they may belong elsewhere."""
 
-MOST_TOLD: Final = 50
-"""Lines of what a task wrote that its error tells; the last ones."""
-
 AGAIN: Final = 0.02
 """Seconds after which it is looked again whether another process has computed a value."""
-
-
-@dataclass(slots=True, eq=False)
-class Lane:
-    """A pool as one run uses it."""
-
-    name: str
-    pool: Any
-    slots: int
-    is_local: bool
-    """Whether its workers are threads of this process."""
-    flights: dict[Flight, object] = field(default_factory=dict)
-    """What runs there, with the pool's ticket for it."""
-
-
-@dataclass(slots=True, eq=False)
-class Flight:
-    """One batch on its way; its methods are the callbacks of the pool."""
-
-    lane: Lane
-    indices: list[int]
-    batch: Batch
-    begun: float
-    outcomes: queue.SimpleQueue[tuple[Flight, Report | BaseException]]
-    trial: Trial | None = None
-    """What watches it, if its functions are new."""
-
-    def succeed(self, report: Report) -> None:
-        """Put the report where the loop hears it."""
-        self.outcomes.put((self, report))
-
-    def fail(self, error: BaseException) -> None:
-        """Put the error where the loop hears it."""
-        self.outcomes.put((self, error))
 
 
 class Scheduler:
@@ -170,10 +122,6 @@ class Scheduler:
         )
         limit = options.memory_limit
         self._guard = None if limit is None else Guard(self._plan, limit)
-        self._observers = Observers([*observers, *options.observers], _warn)
-        if self._observers.hear("on_task_end"):
-            self._plan.ended = []
-        self._watched = self._observers.hear("on_progress")
         self._lanes: dict[str, Lane] = {}
         self._literals = Literals()
         self._stragglers = self._make_stragglers()
@@ -184,9 +132,11 @@ class Scheduler:
         self.deliver: Callable[[Any], object] | None = None
         """Given the value of each target as it is there; the run then lets go of it."""
         self._native_width: int | None = None
-        self._begin = self._last_tick = self._ledger.begin = clock()
+        self._ledger.begin = clock()
         self._final: BaseException | None = None
         self.record = Run(graph, self._plan, self._ledger)
+        heard = Observers([*observers, *options.observers], _warn)
+        self._teller = Teller(heard, self.record, self._plan, self._lanes, clock=clock)
         self._pilot = Pilot(self._plan, self._placement, self._has_processes)
         self.record.placement = self._pilot.choices
         if self._judge is not None:
@@ -200,7 +150,13 @@ class Scheduler:
         from flowpar.judge import Judge  # noqa: PLC0415 - runs without a cache do not load it
 
         seed_of = None if self._options.seed is None else self._seed
-        return Judge(cache, self._graph, seed_of=seed_of, is_nested=self._nested)
+        return Judge(
+            cache,
+            self._graph,
+            seed_of=seed_of,
+            is_nested=self._nested,
+            replays=self._options.capture == "all",
+        )
 
     def _make_stragglers(self) -> Stragglers | None:
         if not self._options.speculate:
@@ -212,9 +168,13 @@ class Scheduler:
     def _recall(self, function: Function) -> Timing:
         """Return what is remembered of how a function uses a CPU."""
         known = recall(function)
-        if self._judge is None or known.looks or not self._placement.is_free(function):
+        if self._judge is None or known.looks:
             return known
-        return self._judge.recall(function) or known
+        kept = self._judge.recall(function) or known
+        if self._placement.is_free(function):
+            return kept
+        known.earlier_seconds = known.earlier_seconds or kept.earlier_seconds
+        return known
 
     def _has_processes(self) -> bool:
         return "processes" in self._lanes or shared.has_processes(
@@ -239,7 +199,7 @@ class Scheduler:
             The first that a task raised, under ``on_error="raise"``; a `RunFailed` with all,
             under "continue". Either way its ``run`` is the record.
         """
-        self._tell_start()
+        self._teller.tell_start()
         status = "interrupted"
         if self._options.sample is not None:
             self.record.tasks.samples = Samples(self._pids, self._options.sample)
@@ -286,8 +246,7 @@ class Scheduler:
                 raise self._stuck()
             if plan.is_active:
                 self._hear()
-            if self._watched:
-                self._tick()
+            self._teller.tick()
             if self._stops:
                 break
 
@@ -303,6 +262,7 @@ class Scheduler:
         """Have all judged that is ready, and expand what is known to be expanded."""
         while self._plan.unjudged or judge.expansions:
             judge.judge()
+            self._teller.tell_output(judge.take_output())
             if judge.expansions:
                 self._replay(judge, *judge.expansions.pop())
             else:
@@ -354,6 +314,7 @@ class Scheduler:
                 if self._cancelled.is_set():
                     raise Cancelled("the run was cancelled")
                 del flight.lane.flights[flight]
+                flight.lane.heard.append(self._clock())
                 if flight.trial is not None:
                     flight.lane.slots -= flight.trial.is_known
                     self._pilot.end(flight.trial)
@@ -369,7 +330,7 @@ class Scheduler:
         retry = self._plan.next_retry()
         if retry is not None:
             limits.append(min(max(0.0, retry - self._clock()), 86_400.0))
-        if self._watched:
+        if self._teller.is_watched:
             limits.append(TICK)
         if self._judge is not None and (due := self._judge.tend()) is not None:
             limits.append(due)
@@ -436,8 +397,7 @@ class Scheduler:
         batch = self._batch(lane, indices)
         flight = Flight(lane, indices, batch, self._clock(), self._outcomes)
         lane.flights[flight] = None
-        if self._observers.hear("on_task_start"):
-            self._tell_task_start(lane, indices)
+        self._teller.tell_task_starts(lane, indices)
         function: Callable[..., Any] = execute
         if lane.name == TRIAL:
             flight.trial = self._pilot.begin(batch)
@@ -525,8 +485,7 @@ class Scheduler:
 
     def _pass_on(self) -> None:
         """Tell who listens what has ended."""
-        if self._plan.ended:
-            self._tell_task_ends()
+        self._teller.tell_task_ends()
         if self.deliver is not None:
             self._deliver(self.deliver)
 
@@ -538,7 +497,7 @@ class Scheduler:
             self._literals.take_back(flight.batch.calls)
         for index, failure in report.failed.items():
             self._explain(failure.error, index, flight.lane, report.worker)
-        self._take_output(report)
+        self._teller.take_output(report)
         if self._judge is not None:
             self._judge.record(flight.indices, report)
         for index in plan.finish(flight.indices, report, now):
@@ -555,16 +514,6 @@ class Scheduler:
             for value in report.values.values():
                 if type(value) is Held:
                     warn_of_disk(value.path)
-
-    def _take_output(self, report: Report) -> None:
-        """Tell what tasks have written; of one that failed its error tells it, too."""
-        self.record.tasks.output.update(report.output)
-        for index, text in report.output.items():
-            if index in report.failed:
-                lines = "".join(f"\n  {line}" for line in text.splitlines()[-MOST_TOLD:])
-                add_note(report.failed[index].error, f"It wrote:{lines}")
-            event = TaskWrote(key=self._graph.key(index), text=text)
-            self._observers.tell("on_output", event)
 
     def _take_error(self, flight: Flight, error: BaseException) -> None:
         """Decide who of a batch is to blame for an error of its pool."""
@@ -685,46 +634,6 @@ class Scheduler:
         if isinstance(error, TaskError) and "key" not in vars(error):
             error.key = self._graph.key(index)  # type: ignore[attr-defined]
 
-    def _tell_start(self) -> None:
-        if self._observers.hear("on_run_start"):
-            event = RunStarted(counts=self._plan.counts(), time=self._begin + CLOCK_OFFSET)
-            self._observers.tell("on_run_start", event)
-
-    def _tell_task_start(self, lane: Lane, indices: list[int]) -> None:
-        now = self._clock() + CLOCK_OFFSET
-        for index in indices:
-            event = TaskStarted(
-                key=self._graph.key(index),
-                function=self._graph.function(index).name,
-                pool=lane.pool.name,
-                attempt=self._plan.attempts[index],
-                time=now,
-            )
-            self._observers.tell("on_task_start", event)
-
-    def _tell_task_ends(self) -> None:
-        ended, self._plan.ended = self._plan.ended or [], []
-        for each in ended:
-            record = self.record.tasks.record(each.index)
-            error = self._plan.errors.get(each.index)
-            self._observers.tell("on_task_end", TaskEnded(record=record, error=error))
-
-    def _tick(self, *, last: bool = False) -> None:
-        now = self._clock()
-        if last or now - self._last_tick >= TICK:
-            self._last_tick = now
-            event = Progressed(
-                counts=self._plan.counts(),
-                functions=self._plan.counts_by_name,
-                seconds=now - self._begin,
-                facts=self._facts,
-            )
-            self._observers.tell("on_progress", event)
-
-    def _facts(self, most: int | None) -> Facts:
-        self.record.seconds = self._clock() - self._begin
-        return self.record.facts(most)
-
     # ------------------------------------------------------------------------------- ending
 
     def _end(self, status: str) -> None:
@@ -744,21 +653,16 @@ class Scheduler:
         run = self.record
         if run.tasks.samples is not None:
             run.tasks.samples.close()
-        run.seconds = self._clock() - self._begin
+        run.seconds = self._clock() - self._ledger.begin
         run.status = status
         run.error = self._final
         if self._final is not None:
             attach_run(self._final, run)
-        if self._watched:
-            self._tick(last=True)
-        self._tell_later(run)
-        if self._observers.hear("on_run_end"):
-            event = RunEnded(
-                counts=self._plan.counts(), seconds=run.seconds, status=status, facts=run.facts
-            )
-            self._observers.tell("on_run_end", event)
+        self._teller.tick(is_last=True)
+        self._write_down(run)
+        self._teller.tell_end()
 
-    def _tell_later(self, run: Run) -> None:
+    def _write_down(self, run: Run) -> None:
         """Write the report, and what the cache keeps of the run; neither may hurt it."""
         try:
             if self._report is not None:

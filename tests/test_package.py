@@ -47,6 +47,7 @@ NAMES = [
     "map",
     "options",
     "plan",
+    "progress",
     "reduce",
     "register_digest",
     "run",

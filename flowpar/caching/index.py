@@ -27,6 +27,7 @@ TABLES: Final = {
     "history": """(id integer primary key, started real, seconds real, status text, program text,
         counts text, facts blob)""",
     "file": "(path text primary key, facts blob, digest blob) without rowid",
+    "output": "(key blob primary key, created real, text text)",
     "event": "(at real, text text)",
     "habit": "(function blob primary key, habits blob) without rowid",
 }

@@ -118,6 +118,7 @@ class Store(Directory):
         self.n_put = 0
         self._waiting: dict[bytes, tuple[Trace, bytes | None]] = {}
         self._functions: dict[bytes, bytes] = {}
+        self._output: dict[bytes, tuple[float, str]] = {}
         self._traces: dict[bytes, Trace] = {}
         self._small: dict[bytes, bytes] = {}
         self._used: set[bytes] = set()
@@ -186,6 +187,23 @@ class Store(Directory):
             rows = self.query("select components from function where digest = ?", (function,))
             data = rows[0][0] if rows else b""
         return tuple_of(data) or ()
+
+    def outputs(self, traces: Sequence[Trace]) -> dict[bytes, str]:
+        """Return by key what tasks wrote when these traces of them were made."""
+        with self._lock:
+            found = dict(self._output)
+        left = [trace.key for trace in traces if trace.key not in found]
+        for chunk in chunks(left):
+            rows = self.query(
+                f"select key, created, text from output where key in ({marks(chunk)})",  # noqa: S608 - question marks
+                chunk,
+            )
+            found.update((key, (created, text)) for key, created, text in rows)
+        return {
+            trace.key: found[trace.key][1]
+            for trace in traces
+            if trace.key in found and found[trace.key][0] == trace.created
+        }
 
     def earlier(
         self,
@@ -274,6 +292,12 @@ class Store(Directory):
             if is_due or len(self._waiting) >= COMMIT_ROWS:
                 self.commit()
 
+    def put_output(self, trace: Trace, text: str) -> None:
+        """Remember what a task wrote whose trace was put, until the next `commit`."""
+        if self.is_usable and self.is_writable:
+            with self._lock:
+                self._output[trace.key] = (trace.created, text_of(text))
+
     def put_function(self, digest: bytes, components: tuple[Any, ...]) -> None:
         """Remember what a function is made of, until the next `commit`."""
         if not self.is_usable or not self.is_writable:
@@ -304,6 +328,7 @@ class Store(Directory):
     def _forget_waiting(self) -> None:
         self._waiting.clear()
         self._functions.clear()
+        self._output.clear()
         self._used.clear()
         self._traces.clear()
         self._small.clear()
@@ -324,6 +349,10 @@ class Store(Directory):
             ],
         )
         db.executemany(PUT_TRACE, [row_of(trace) for trace, _ in waiting])
+        db.executemany(
+            "insert or replace into output values (?, ?, ?)",
+            [(key, *written) for key, written in self._output.items()],
+        )
         for chunk in chunks(list(self._used)):
             db.execute(
                 f"update object set used = ? where digest in ({marks(chunk)}) and used < ?",  # noqa: S608 - question marks
@@ -493,6 +522,7 @@ class Store(Directory):
                     db.execute(
                         "delete from function where digest not in (select function from trace)"
                     )
+                    db.execute("delete from output where key not in (select key from trace)")
         return deleted
 
     def verify(self) -> Iterator[tuple[str, str]]:

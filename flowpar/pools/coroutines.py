@@ -16,6 +16,7 @@ from typing import Any
 from flowpar.arguments import holds_task
 from flowpar.errors import Cancelled, PoolError
 from flowpar.pools.base import Callback, Ticket, Watchdog
+from flowpar.pools.steps import Turn, turn
 from flowpar.pools.transport import Batch, Failure, Report
 from flowpar.pools.values import NotComputed, Values, sealed_by
 from flowpar.pools.worker import (
@@ -173,6 +174,8 @@ async def execute_coroutine(batch: Batch) -> Report:
 
         listening = Listening(batch.capture, report)
         listening.begin()
+    this_turn = Turn(batch, report)
+    turn.set(this_turn)  # in the context of this coroutine alone
     try:
         taken, named = _taken(batch.calls[0], values)
         value = batch.functions[number](*taken, **named)
@@ -189,6 +192,7 @@ async def execute_coroutine(batch: Batch) -> Report:
     else:
         _take(value, index, batch, report)
     finally:
+        this_turn.end()
         if listening is not None:
             listening.end(index)
             listening.close()

@@ -29,6 +29,7 @@ from flowpar.pools.obituary import Death, MemoryWatch, signal_name, worker_died
 from flowpar.pools.remote import RemoteWorker
 from flowpar.pools.roster import Roster
 from flowpar.pools.slate import POSITION, SENDING, WANTED
+from flowpar.pools.steps import Step
 from flowpar.pools.ticket import Ending, ProcessTicket, announce
 from flowpar.pools.transport import discard_report
 from flowpar.pools.worker import timed_out
@@ -122,6 +123,20 @@ class Crew:
     def pids(self) -> list[int]:
         """Return the process ids of live workers; any thread may ask."""
         return [worker.pid for worker in self._roster if worker.pid and worker.is_alive]
+
+    def steps(self) -> list[tuple[ProcessTicket, Step]]:
+        """Return how far calls say that they are; any thread may ask."""
+        found = []
+        for worker in self._roster:
+            ticket, step = worker.step()
+            if ticket is not None and step is not None:
+                found.append((ticket, step))
+        return found
+
+    def tell_of_bars(self) -> None:
+        """Have the workers know whether there are bars on the terminal; any thread may call it."""
+        for worker in self._roster:
+            worker.tell_of_bars()
 
     @property
     def is_idle(self) -> bool:

@@ -11,13 +11,13 @@ import sys
 from typing import Final, NoReturn
 
 from flowpar.errors import NotPicklable, TaskError
-from flowpar.pools import channel
+from flowpar.pools import channel, standins
 from flowpar.pools.channel import FrameReader, FrameWriter
 from flowpar.pools.depot import Depot
 from flowpar.pools.failures import pack_error
 from flowpar.pools.parcel import Shelf
 from flowpar.pools.runqueue import account_for_this_thread
-from flowpar.pools.slate import NOWHERE, POSITION, SENDING, Claims, Slate
+from flowpar.pools.slate import BARS, NOWHERE, POSITION, SENDING, Claims, Slate
 from flowpar.pools.surroundings import Context, Surroundings, become_worker
 from flowpar.pools.transport import Batch, dump_report
 from flowpar.pools.values import Isolation
@@ -102,6 +102,7 @@ class ProcessWorker:
         """
         if not self._initialize(context.initializer):
             return
+        self._mind_bars()
         surroundings = Surroundings()
         account_for_this_thread()
         self._depot = context.depot
@@ -124,6 +125,13 @@ class ProcessWorker:
         self._sock.close()
         self._claims.close()
         self._slate.mark.release()
+
+    def _mind_bars(self) -> None:
+        """Have what is written on a terminal appear above the bars that may be on it."""
+        if any(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr)):
+            mark = self._slate.mark
+            standins.bars.are_shown = lambda: mark[BARS]
+            standins.install()
 
     def _initialize(self, initializer: bytes | None) -> bool:
         if initializer is None:
@@ -206,6 +214,8 @@ def _unsendable(error: BaseException) -> TaskError:
 
 
 def _flush() -> None:
+    with contextlib.suppress(ValueError, OSError):
+        standins.drain()
     for stream in (sys.stdout, sys.stderr):
         # It may have been replaced, or be closed, or nobody may read it.
         with contextlib.suppress(AttributeError, ValueError, OSError):

@@ -15,6 +15,7 @@ from flowpar.pools.base import Callback
 from flowpar.pools.nursery import Settings
 from flowpar.pools.parcel import Packer, one_call
 from flowpar.pools.resources import cpu_count
+from flowpar.pools.steps import Step
 from flowpar.pools.switchboard import Cancel, Repeat, Switchboard
 from flowpar.pools.ticket import ProcessTicket
 from flowpar.pools.transport import Batch, not_picklable
@@ -178,6 +179,10 @@ class ProcessPool:
         """Return the process ids of the workers that live."""
         self._check_owner()
         return self._board.pids()
+
+    def steps(self) -> list[tuple[ProcessTicket, Step]]:
+        """Return how far calls that run say that they are."""
+        return self._board.steps()
 
     def _pack(self, ticket: ProcessTicket, batch: Batch) -> BaseException | None:
         try:

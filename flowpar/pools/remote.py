@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from math import isnan
 from typing import Final, NamedTuple
 
-from flowpar.pools import channel
+from flowpar.pools import channel, standins
 from flowpar.pools.channel import Frame, FrameReader, FrameWriter
 from flowpar.pools.parcel import MOST_FUNCTION_BYTES, MOST_FUNCTIONS
-from flowpar.pools.slate import Claims, Slate
+from flowpar.pools.slate import BARS, POSITION, SENDING, Claims, Slate
+from flowpar.pools.steps import Step
 from flowpar.pools.ticket import ProcessTicket
 
 MOST_SENT: Final = 2
@@ -77,6 +79,7 @@ class RemoteWorker:
             self._slate_file = Slate.create()
             undo.callback(self._close_slate_file)
             self.slate = Slate(self._slate_file)
+            self.tell_of_bars()
             undo.pop_all()
         for sock in (self.sock, self._theirs):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
@@ -131,6 +134,22 @@ class RemoteWorker:
         self._claims.offer(number)
         self._writer.put(channel.BATCH, number, parcel.body)
         self.sent[number] = ticket
+
+    def tell_of_bars(self) -> None:
+        """Have the worker know whether there are bars on the terminal; any thread may call it."""
+        with contextlib.suppress(ValueError):  # closed meanwhile
+            self.slate.mark[BARS] = bool(standins.bars.shown)
+
+    def step(self) -> tuple[ProcessTicket | None, Step | None]:
+        """Return how far the call is that it makes now, if that says so; any thread may ask."""
+        try:
+            sending, position, done, total, desc = self.slate.step()
+            is_now = position == self.slate.mark[POSITION] and sending == self.slate.mark[SENDING]
+        except ValueError:  # closed meanwhile
+            return None, None
+        if not is_now:
+            return None, None
+        return self.sent.get(sending), Step(position, done, None if isnan(total) else total, desc)
 
     def flush(self) -> int:
         """Write what the socket takes, and return how much that was.

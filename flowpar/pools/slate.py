@@ -22,6 +22,12 @@ SENDING: Final = 1
 WANTED: Final = 2
 """Item of a mark: the number of a sending of which the parent wants back what has not begun."""
 
+BARS: Final = 3
+"""Item of a mark: whether the parent has bars at the bottom of the terminal."""
+
+_STEP_OFFSET: Final = 64
+_STEP: Final = struct.Struct("=qqdd128s")
+"""How far a call is: sending, position, done, total (NaN: not known), what it does."""
 _TEXT_OFFSET: Final = mmap.PAGESIZE
 _SIZE_BYTES: Final = 8 * mmap.PAGESIZE
 _TOKEN: Final = struct.Struct("=Q")
@@ -72,6 +78,11 @@ class Slate:
             slate.mark[POSITION] = NOWHERE
         return number
 
+    def step(self) -> tuple[int, int, float, float, str]:
+        """Return the sending, the position, … that `write_step` was given last."""
+        sending, position, done, total, text = _STEP.unpack_from(self._map, _STEP_OFFSET)
+        return sending, position, done, total, text.rstrip(b"\0").decode("utf-8", "ignore")
+
     def last_words(self) -> str:
         """Return what was written when the worker crashed, if anything was."""
         return self._map[_TEXT_OFFSET:].rstrip(b"\0").decode("utf-8", "replace").strip()
@@ -92,6 +103,16 @@ class Slate:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def write_step(
+    mark: memoryview, sending: int, position: int, done: float, total: float | None, text: str
+) -> None:
+    """Write on the slate that a mark belongs to how far a call is."""
+    with mark.cast("B") as view:
+        # Nobody is kept from reading it half written: it is written again soon, and only shown.
+        known = float("nan") if total is None else total
+        _STEP.pack_into(view, _STEP_OFFSET, sending, position, done, known, text.encode()[:128])
 
 
 class Claims:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from flowpar.errors import Cancelled, PoolError
 from flowpar.pools.crew import Crew
 from flowpar.pools.nursery import Settings
+from flowpar.pools.steps import Step
 from flowpar.pools.ticket import Ending, ProcessTicket
 from flowpar.pools.transport import discard_report
 
@@ -95,6 +96,11 @@ class Switchboard:
         """Return the process ids of live workers."""
         line = self._line
         return [] if line is None else line.crew.pids()
+
+    def steps(self) -> list[tuple[ProcessTicket, Step]]:
+        """Return how far calls say that they are."""
+        line = self._line
+        return [] if line is None else line.crew.steps()
 
     def close(self) -> None:
         """End all tickets, all processes and the thread."""
@@ -260,6 +266,14 @@ class _Line:
 
 
 _boards: weakref.WeakSet[Switchboard] = weakref.WeakSet()
+
+
+def tell_of_bars() -> None:
+    """Have all workers know whether there are bars on the terminal; any thread may call it."""
+    for board in list(_boards):
+        line = board._line
+        if line is not None:
+            line.crew.tell_of_bars()
 
 
 def _abandon_all() -> None:

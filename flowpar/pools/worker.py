@@ -16,6 +16,7 @@ from flowpar.caching.keeping import Keeping
 from flowpar.errors import TaskError, TaskTimeout
 from flowpar.pools.failures import text_of
 from flowpar.pools.runqueue import delayed_seconds
+from flowpar.pools.steps import Turn, turn
 from flowpar.pools.transport import PLAIN, Batch, Failure, Report, references
 from flowpar.pools.values import Isolation, NotComputed, Reading, Values
 from flowpar.task import ALL_REFS, LITERAL, TASK_TYPES, Ref, Template
@@ -77,6 +78,10 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
     # In a process that never built a delayed value none can be returned; a call may be the first.
     task_types, loaded = TASK_TYPES, values.loaded
     clock, cpu_clock = time.perf_counter, time.thread_time
+    # What a task runs itself in a process is none of the parent's.
+    is_seen = is_watched and not getattr(_inside, "depth", 0)
+    this_turn = Turn(batch, report, mark if is_seen else None)
+    token = turn.set(this_turn)
     _inside.depth = getattr(_inside, "depth", 0) + 1
     last_cpu, last_delayed = cpu_clock(), delayed_seconds()
     report.start = last = clock()
@@ -158,6 +163,8 @@ def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
                 break
     finally:
         _inside.depth -= 1
+        turn.reset(token)
+        this_turn.end()
         report.damaged += values.damaged
         if listening is not None:
             listening.close()

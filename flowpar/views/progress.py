@@ -7,9 +7,10 @@ import io
 import sys
 import threading
 import warnings
-from typing import Any, Final, Protocol, TextIO
+from typing import Any, Final, NamedTuple, Protocol, TextIO
 
-from flowpar.events import Counts, Progressed, RunEnded, RunStarted
+from flowpar.events import Counts, Progressed, RunEnded, RunStarted, TaskProgress
+from flowpar.pools.terminal import Shared
 
 PATIENCE: Final = 1.0
 """A run that nobody asked to see is shown once it has lasted so many seconds."""
@@ -17,6 +18,8 @@ LINE_INTERVAL: Final = 10.0
 """Seconds between two lines where there is no terminal."""
 MOST_FUNCTIONS: Final = 5
 """How many active functions have a bar of their own."""
+MOST_TASKS: Final = 5
+"""How many tasks that say how far they are have one."""
 LONGEST_NAME: Final = 32
 
 
@@ -24,7 +27,8 @@ class Progress:
     """Shows a run while it goes on; an observer.
 
     On a terminal there is one bar for the run and, under it, one for each function that is active
-    (the first five in the order of the graph). They go away at the end, and one line stays.
+    (the first five in the order of the graph), and one for each task that says how far it is
+    (five). They go away at the end, and one line stays.
     In a notebook there is the bar of the run alone, as tqdm draws bars there. Elsewhere one plain
     line is written every ten seconds, and one at the end.
 
@@ -160,22 +164,28 @@ class _Bars:
         self._stream = stream
         self._total = total
         self._bars: list[Any] = []
+        self._terminal: Shared | None = None
         self._shown_at = 0.0
 
     def show(self, event: Progressed) -> None:
         """Draw the bars again, if tqdm's interval has passed."""
         if not self._bars:
-            self._bars.append(self._new_bar(total=self._total, unit="task"))
+            self._terminal = Shared(_bar_class().get_lock())
+            bar = self._new_bar(total=self._total, unit="task", bar_format=_RUN_FORMAT)
+            self._bars.append(bar)
         elif event.seconds - self._shown_at < self._bars[0].mininterval:
             return
         self._shown_at = event.seconds
         self._show_run(event)
-        self._show_functions(event.functions())
+        self._show_parts(event)
 
     def end(self, line: str | None) -> None:
         """Take the bars away, the lowest first, and write the last line."""
         while self._bars:
             self._bars.pop().close()
+        if self._terminal is not None:
+            self._terminal.close()
+            self._terminal = None
         if line is not None:
             # Goes above any bars that the user's own program has on the screen.
             _bar_class().write(line, file=self._stream)
@@ -187,21 +197,30 @@ class _Bars:
         # What took no time is no measure of how fast the rest will go.
         bar.initial = counts.cached + counts.skipped
         bar.elapsed = event.seconds
+        bar.left = event.seconds_left()
         bar.set_postfix_str(_state(counts), refresh=False)
         bar.refresh()
 
-    def _show_functions(self, functions: dict[str, Counts]) -> None:
-        active = [pair for pair in functions.items() if pair[1].running][:MOST_FUNCTIONS]
-        while len(self._bars) - 1 > len(active):
-            self._bars.pop().close()
-        while len(self._bars) - 1 < len(active):
-            self._bars.append(self._new_bar(total=0, bar_format=_FUNCTION_FORMAT))
+    def _show_parts(self, event: Progressed) -> None:
+        """Show the functions that are active, and the tasks that say how far they are."""
+        active = [pair for pair in event.functions().items() if pair[1].running][:MOST_FUNCTIONS]
+        steps = event.steps()[:MOST_TASKS]
         width = max((len(_shown(name)) for name, _ in active), default=0)
-        for bar, (name, counts) in zip(self._bars[1:], active, strict=True):
-            bar.n, bar.total = counts.finished, counts.total
-            bar.set_description_str(f"  {_shown(name):<{width}}", refresh=False)
-            bar.set_postfix_str(f"running {counts.running}", refresh=False)
+        parts = [_function_part(name, counts, width) for name, counts in active]
+        parts += map(_task_part, steps)
+        self._have_parts(len(parts))
+        for bar, part in zip(self._bars[1:], parts, strict=True):
+            bar.bar_format = part.form
+            bar.n, bar.total = part.done, part.total
+            bar.set_description_str(part.text, refresh=False)
+            bar.set_postfix_str(part.postfix, refresh=False)
             bar.refresh()
+
+    def _have_parts(self, number: int) -> None:
+        while len(self._bars) - 1 > number:
+            self._bars.pop().close()
+        while len(self._bars) - 1 < number:
+            self._bars.append(self._new_bar(total=0))
 
     def _new_bar(self, **options: Any) -> Any:
         # No `mininterval`, no `disable`: what is passed here wins over the user's TQDM_ variables.
@@ -240,7 +259,40 @@ class _NotebookBar:
         self._bar.close()
 
 
-_FUNCTION_FORMAT: Final = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+_RUN_FORMAT: Final = (
+    "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{time_left}, {rate_fmt}{postfix}]"
+)
+_PART_FORMAT: Final = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+_ENDLESS_FORMAT: Final = "{desc} {n_fmt}{postfix}"
+
+
+class _Part(NamedTuple):
+    """A bar under that of the run."""
+
+    text: str
+    done: float
+    total: float | None
+    postfix: str = ""
+
+    @property
+    def form(self) -> str:
+        """How tqdm is to draw it."""
+        return _ENDLESS_FORMAT if self.total is None else _PART_FORMAT
+
+
+def _function_part(name: str, counts: Counts, width: int) -> _Part:
+    text = f"  {_shown(name):<{width}}"
+    return _Part(text, counts.finished, counts.total, f"running {counts.running}")
+
+
+def _task_part(step: TaskProgress) -> _Part:
+    text = f"    {_shown(step.key)} {_shown(step.desc)}".rstrip()
+    return _Part(text, _tidy(step.done), None if step.total is None else _tidy(step.total))
+
+
+def _tidy(number: float) -> float:
+    """Return a whole number as one, so that nobody is shown a fraction of an item."""
+    return int(number) if number == int(number) else round(number, 2)
 
 
 @functools.cache
@@ -253,10 +305,19 @@ def _bar_class() -> Any:
         # The thread that watches over slow bars would make it unsafe to fork.
         monitor_interval = 0
         elapsed = 0.0
+        left: float | None = None
 
         @property
         def format_dict(self) -> dict[str, Any]:
-            return {**super().format_dict, "elapsed": self.elapsed}
+            known = {**super().format_dict, "elapsed": self.elapsed}
+            return {**known, "time_left": self._time_left()}
+
+        def _time_left(self) -> str:
+            counted = self.n - self.initial
+            if self.left is None and counted > 0 and self.total is not None:
+                rest = (self.total - self.n) * self.elapsed / counted
+                return str(tqdm.format_interval(rest))
+            return "?" if self.left is None else str(tqdm.format_interval(self.left))
 
         def refresh(self, nolock: bool = False, lock_args: object = None) -> None:  # noqa: FBT001, FBT002 - tqdm's
             # tqdm's own does not let go of the lock when Ctrl-C comes while it draws, and the next
@@ -307,9 +368,11 @@ def _state(counts: Counts) -> str:
 def _line(event: Progressed) -> str:
     counts = event.counts
     share = 100 * counts.finished // max(counts.total, 1)
+    left = event.seconds_left()
+    rest = f", {_duration(left)} left" if left else ""
     return (
         f"flowpar: {share} % {counts.finished}/{counts.total} ({_state(counts)}) "
-        f"{_duration(event.seconds)}"
+        f"{_duration(event.seconds)}{rest}"
     )
 
 

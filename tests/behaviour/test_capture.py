@@ -123,6 +123,43 @@ def test_of_much_the_first_and_the_last_is_kept(capfd):
     assert "characters …" in record.output
 
 
+def test_what_was_printed_comes_again_with_a_value_from_the_cache(tmp_path, capfd):
+    values = [talk(n) for n in (0, 1)]
+    with no_handlers():
+        first = flowpar.run(values, capture="all", cache=tmp_path)
+    printed = capfd.readouterr().out
+    again = flowpar.run(values, capture="all", cache=tmp_path)
+    assert {task.status for task in again.tasks} == {"cached"}
+    assert [task.output for task in again.tasks] == [text(0), text(1)]
+    assert [task.output for task in first.tasks] == [text(0), text(1)]
+    assert sorted(capfd.readouterr().out.splitlines()) == sorted(printed.splitlines())
+    flowpar.run(values, cache=tmp_path)
+    assert not capfd.readouterr().out
+
+
+def test_what_another_call_printed_does_not_come_again(tmp_path):
+    """Made anew by a run that did not listen, a value has nothing that was printed."""
+    loud = delayed(print)("loud")
+    flowpar.run(loud, capture="all", cache=tmp_path)
+    flowpar.Cache(tmp_path).store().forget_call(trace_key(tmp_path))
+    flowpar.run(loud, cache=tmp_path)
+    (record,) = flowpar.run(loud, capture="all", cache=tmp_path).tasks
+    assert (record.status, record.output) == ("cached", None)
+
+
+def trace_key(folder):
+    ((key,),) = flowpar.Cache(folder).store().query("select key from trace")
+    return key
+
+
+def test_what_was_printed_goes_with_the_traces(tmp_path):
+    flowpar.run(delayed(print)("loud"), capture="all", cache=tmp_path)
+    store = flowpar.Cache(tmp_path).store()
+    assert store.query("select text from output") == [("loud\n",)]
+    store.delete_traces()
+    assert store.query("select text from output") == []
+
+
 def test_wrong_values_are_refused():
     with pytest.raises(flowpar.OptionError, match="capture"):
         flowpar.run(talk(1), capture="some")
