@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import ast
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,7 +38,7 @@ from flowpar.sharing.mutators import (
 __all__ = ["Expressions", "is_text", "last_name"]
 
 
-class Expressions:
+class Expressions(abc.ABC):
     """Walks a function, and notes what it changes.
 
     Parameters
@@ -408,9 +409,9 @@ class Expressions:
         marks = [each.all for each in sources] if name in PASSING else []
         return Value(NO_MARKS, NO_MARKS.union(*marks))
 
+    @abc.abstractmethod
     def walk(self) -> None:
         """Walk the function."""
-        raise NotImplementedError
 
 
 def _may_be_called(value: Value) -> bool:
