@@ -15,7 +15,6 @@ import os
 import queue
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +23,6 @@ from flowpar.arguments import gather
 from flowpar.errors import (
     Cancelled,
     CycleError,
-    FlowparWarning,
     InternalError,
     NotPicklable,
     TaskError,
@@ -48,6 +46,7 @@ from flowpar.pools.home import seal, warn_of_disk
 from flowpar.pools.resources import cpu_count
 from flowpar.pools.serial import SerialPool
 from flowpar.pools.threads import ThreadPool
+from flowpar.pools.ticket import announce
 from flowpar.pools.transport import (
     KEPT,
     SEALED,
@@ -135,7 +134,7 @@ class Scheduler:
         self._ledger.begin = clock()
         self._final: BaseException | None = None
         self.record = Run(graph, self._plan, self._ledger)
-        heard = Observers([*observers, *options.observers], _warn)
+        heard = Observers([*observers, *options.observers], announce)
         self._teller = Teller(heard, self.record, self._plan, self._lanes, clock=clock)
         self._pilot = Pilot(self._plan, self._placement, self._has_processes)
         self.record.placement = self._pilot.choices
@@ -664,15 +663,11 @@ class Scheduler:
 
     def _write_down(self, run: Run) -> None:
         """Write the report, and what the cache keeps of the run; neither may hurt it."""
-        try:
-            if self._report is not None:
-                run.report(self._report)
-            if self._judge is not None and not self._nested:
-                from flowpar.past import remember  # noqa: PLC0415 - runs without a cache
-
-                remember(self._judge.store, run)
-        except Exception as error:  # noqa: BLE001 - the values are there, and are what counts
-            _warn(f"the run was not written down: {type(error).__name__}: {error}")
+        judge, report = self._judge, self._report
+        if judge is not None and not self._nested:
+            _attempt("remembered", lambda: _remember(judge, run))
+        if report is not None:
+            _attempt("written down", lambda: run.report(report))
 
     def _note_unheard(self, flight: Flight) -> None:
         name = flight.lane.pool.name
@@ -730,5 +725,15 @@ def _adapted(pool: Any) -> Any:
     return ForeignPool(pool)
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, FlowparWarning, stacklevel=2)
+def _remember(judge: Judge, run: Run) -> None:
+    from flowpar.past import remember  # noqa: PLC0415 - runs without a cache do not load it
+
+    remember(judge.store, run)
+
+
+def _attempt(what: str, do: Callable[[], object]) -> None:
+    """Do something with a run that has ended: its values are there, and are what counts."""
+    try:
+        do()
+    except Exception as error:  # noqa: BLE001 - told to people
+        announce(f"the run was not {what}: {type(error).__name__}: {error}")

@@ -7,6 +7,7 @@ not seen.
 
 from __future__ import annotations
 
+import collections
 import contextvars
 import io
 import os
@@ -72,15 +73,32 @@ class StandIn(io.TextIOBase):
         self._real = real
         self._rests: dict[int, str] = {}
 
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """That of the real stream."""
+        return self._real.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        """What is done about characters that cannot be encoded."""
+        return self._real.errors
+
+    @property
+    def buffer(self) -> Any:
+        """What takes bytes."""
+        return _Bytes(self)
+
     def write(self, text: str) -> int:
         """Write a text where it belongs."""
         kept_by = keeper.get()
         if kept_by is not None:
             kept_by.write(text)
-        elif bars.are_shown() and self._real.isatty():
-            self._write_lines(text)
         else:
-            self._real.write(self._rests.pop(threading.get_ident(), "") + text)
+            with bars.lock:  # or bars might come in between
+                if bars.are_shown() and self._real.isatty():
+                    self._write_lines(text)
+                else:
+                    self._real.write(self._rests.pop(threading.get_ident(), "") + text)
         return len(text)
 
     def _write_lines(self, text: str) -> None:
@@ -90,14 +108,13 @@ class StandIn(io.TextIOBase):
         if rest:
             self._rests[name] = rest
         if newline:
-            with bars.lock:
-                self._real.write(CLEAR + whole + newline)
-                self._real.flush()
+            self._real.write(CLEAR + whole + newline)
+            self._real.flush()
 
-    def drain(self) -> None:
-        """Write lines that have no end."""
+    def drain(self, end: str = "\n") -> None:
+        """Write lines that have no end, and give them this one."""
         for name in list(self._rests):
-            self._real.write(f"{self._rests.pop(name)}\n")
+            self._real.write(self._rests.pop(name) + end)
         self._real.flush()
 
     def flush(self) -> None:
@@ -120,40 +137,76 @@ class StandIn(io.TextIOBase):
         return getattr(self._real, name)
 
 
-def install() -> bool:
-    """Put stand-ins in place of the standard streams; return whether there were none so far."""
+class _Bytes:
+    """Takes what is written to a stand-in as bytes."""
+
+    def __init__(self, stand_in: StandIn) -> None:
+        self._stand_in = stand_in
+
+    def write(self, data: Any) -> int:
+        stand_in = self._stand_in
+        if keeper.get() is None and not bars.are_shown():
+            return stand_in._real.buffer.write(data)
+        stand_in.write(bytes(data).decode(stand_in.encoding or "utf-8", "replace"))
+        return len(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stand_in._real.buffer, name)
+
+
+def _stand_in_for(stream: TextIO | None) -> Any:
+    """Return the stand-in of a stream, always the same.
+
+    It is kept, for some time: a thread that prints on it has only borrowed it from `sys`, and
+    would crash the interpreter if it went meanwhile.
+    """
+    if stream is None or isinstance(stream, StandIn):
+        return stream
+    for known in _known:
+        if known._real is stream:
+            return known
+    _known.append(StandIn(stream))
+    return _known[-1]
+
+
+_known: Final[collections.deque[StandIn]] = collections.deque(maxlen=100)
+
+
+def install() -> None:
+    """Put stand-ins in place of the standard streams, until `remove` was called as often."""
     global _users  # noqa: PLW0603 - as are the streams
     with _lock:
         _users += 1
-        if _users > 1:
-            return False
-        _real[:] = [sys.stdout, sys.stderr]
-        sys.stdout, sys.stderr = (
-            stream if stream is None else StandIn(stream) for stream in (sys.stdout, sys.stderr)
-        )
-        return True
+        if _users == 1:
+            _real[:] = [sys.stdout, sys.stderr]
+            sys.stdout, sys.stderr = map(_stand_in_for, _real)
 
 
-def remove() -> bool:
-    """Put the streams back when all who called `install` have; return whether that is now."""
+def remove() -> None:
+    """Put the streams back, when all who called `install` have called this."""
     global _users  # noqa: PLW0603 - as above
     with _lock:
         _users -= 1
         if _users:
-            return False
+            return
         for name, real in zip(("stdout", "stderr"), _real, strict=True):
             stream = getattr(sys, name)
             if isinstance(stream, StandIn):  # a task may have put another there
-                stream.drain()
+                stream.drain("")  # who is writing it goes on
                 setattr(sys, name, real)
-        return True
 
 
 def drain() -> None:
     """Write lines that have no end."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, StandIn):
-            stream.drain()
+    for _, stand_in in stand_ins():
+        stand_in.drain()
+
+
+def drain_thread() -> None:
+    """Write a line of this thread that has no end."""
+    for _, stand_in in stand_ins():
+        if threading.get_ident() in stand_in._rests:
+            stand_in.write("\n")
 
 
 def stand_ins() -> Iterator[tuple[TextIO, StandIn]]:

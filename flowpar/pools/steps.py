@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from flowpar.pools import standins
 from flowpar.pools.slate import SENDING, write_step
 from flowpar.pools.transport import Batch, Report
 
@@ -56,7 +57,9 @@ class Turn:
                 _here[id(self._batch)] = step
 
     def end(self) -> None:
-        """Forget what was noted."""
+        """Forget what was noted, and end a line that the last call has left open."""
+        if standins.bars.shown:
+            standins.drain_thread()
         with _lock:
             self._has_ended = True
             _here.pop(id(self._batch), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import traceback
@@ -88,9 +89,11 @@ def _call(callback: Callback | None, ending: object) -> None:
 
 
 def announce(message: str) -> None:
-    """Warn the user from a thread of ours, which an error must not end."""
-    try:
-        warnings.warn(message, FlowparWarning, stacklevel=2)
-    except FlowparWarning:  # warnings are errors here
-        if sys.stderr is not None:
-            print(f"flowpar: {message}", file=sys.stderr)  # noqa: T201 - nobody else would hear
+    """Warn the user where an error would lose what is worth more, or end a thread of ours."""
+    # Nobody can be told where standard error is closed, or full.
+    with contextlib.suppress(OSError, ValueError):
+        try:
+            warnings.warn(message, FlowparWarning, stacklevel=2)
+        except FlowparWarning:  # warnings are errors here
+            if sys.stderr is not None:
+                print(f"flowpar: {message}", file=sys.stderr)  # noqa: T201 - nobody else would hear

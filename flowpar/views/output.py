@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from flowpar.events import TaskWrote
+from flowpar.pools.standins import bars
 
 
 class Output:
@@ -20,9 +21,10 @@ class Output:
     def on_output(self, event: TaskWrote) -> None:
         """Print what one task wrote, above bars that may be there."""
         lines = "\n".join(f"[{event.key}] {line}" for line in event.text.splitlines())
-        if "tqdm" not in sys.modules:
-            print(lines, flush=True)  # noqa: T201 - that is what it is for
-            return
-        from tqdm import tqdm  # noqa: PLC0415 - it is there: there may be bars
+        with bars.lock:  # or bars might come in between
+            if "tqdm" not in sys.modules or bars.shown:  # ours make room themselves
+                print(lines, flush=True)  # noqa: T201 - that is what it is for
+                return
+            from tqdm import tqdm  # noqa: PLC0415 - it is there: the user may have bars
 
-        tqdm.write(lines, file=sys.stdout)
+            tqdm.write(lines, file=sys.stdout)

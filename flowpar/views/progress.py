@@ -7,9 +7,12 @@ import io
 import sys
 import threading
 import warnings
+import weakref
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol, TextIO
 
 from flowpar.events import Counts, Progressed, RunEnded, RunStarted, TaskProgress
+from flowpar.pools.standins import CLEAR
 from flowpar.pools.terminal import Shared
 
 PATIENCE: Final = 1.0
@@ -158,40 +161,52 @@ class _Lines:
 
 
 class _Bars:
-    """The bar of the run, and those of the functions under it."""
+    """The bar of the run, and those of the functions under it.
+
+    Of several runs at once that share a terminal one has bars; when it ends, another gets them.
+    """
 
     def __init__(self, stream: TextIO, total: int) -> None:
         self._stream = stream
         self._total = total
         self._bars: list[Any] = []
-        self._terminal: Shared | None = None
+        self._leave: Callable[[], object] | None = None
         self._shown_at = 0.0
 
     def show(self, event: Progressed) -> None:
         """Draw the bars again, if tqdm's interval has passed."""
-        if not self._bars:
-            self._terminal = Shared(_bar_class().get_lock())
+        if self._leave is None:
+            if not _enter(self):
+                return
+            # Also if nobody calls `end`, as when drawing has failed.
+            self._leave = weakref.finalize(self, Shared(_bar_class().get_lock()).close)
             bar = self._new_bar(total=self._total, unit="task", bar_format=_RUN_FORMAT)
             self._bars.append(bar)
         elif event.seconds - self._shown_at < self._bars[0].mininterval:
             return
         self._shown_at = event.seconds
-        self._show_run(event)
-        self._show_parts(event)
+        self._take(event)
+        self._take_parts(event)
+        self._draw()
 
     def end(self, line: str | None) -> None:
-        """Take the bars away, the lowest first, and write the last line."""
-        while self._bars:
-            self._bars.pop().close()
-        if self._terminal is not None:
-            self._terminal.close()
-            self._terminal = None
-        if line is not None:
-            # Goes above any bars that the user's own program has on the screen.
-            _bar_class().write(line, file=self._stream)
-            self._stream.flush()
+        """Take the bars away, and write the last line."""
+        with _bar_class().get_lock():
+            if self._leave is not None:
+                # First, or others would write beside them.
+                self._write(self._skip() + CLEAR)
+                self._have_parts(-1)
+                _owners.pop(self._stream, None)
+                self._leave()
+                self._leave = None
+            if line is not None:
+                # Goes above any bars that the user's own program has on the screen, or another run.
+                if _owner_of(self._stream) is not None:
+                    self._write(CLEAR)
+                _bar_class().write(line, file=self._stream)
+                self._stream.flush()
 
-    def _show_run(self, event: Progressed) -> None:
+    def _take(self, event: Progressed) -> None:
         bar, counts = self._bars[0], event.counts
         bar.n, bar.total = counts.finished, counts.total
         # What took no time is no measure of how fast the rest will go.
@@ -199,10 +214,9 @@ class _Bars:
         bar.elapsed = event.seconds
         bar.left = event.seconds_left()
         bar.set_postfix_str(_state(counts), refresh=False)
-        bar.refresh()
 
-    def _show_parts(self, event: Progressed) -> None:
-        """Show the functions that are active, and the tasks that say how far they are."""
+    def _take_parts(self, event: Progressed) -> None:
+        """Take what is to be shown of functions that are active, and of tasks that say how far."""
         active = [pair for pair in event.functions().items() if pair[1].running][:MOST_FUNCTIONS]
         steps = event.steps()[:MOST_TASKS]
         width = max((len(_shown(name)) for name, _ in active), default=0)
@@ -214,13 +228,29 @@ class _Bars:
             bar.n, bar.total = part.done, part.total
             bar.set_description_str(part.text, refresh=False)
             bar.set_postfix_str(part.postfix, refresh=False)
-            bar.refresh()
 
     def _have_parts(self, number: int) -> None:
         while len(self._bars) - 1 > number:
             self._bars.pop().close()
         while len(self._bars) - 1 < number:
             self._bars.append(self._new_bar(total=0))
+
+    def _draw(self) -> None:
+        """Draw all bars in one step: other processes may write to the terminal in between."""
+        with _bar_class().get_lock():
+            above = self._skip()
+            up = above.count("\n") + len(self._bars) - 1
+            back = f"\x1b[{up}A" if up else ""
+            self._write(f"{above}{CLEAR}" + "\n".join(map(str, self._bars)) + back)
+
+    def _skip(self) -> str:
+        """Return what leads past the bars of the user's own program."""
+        others: int = abs(self._bars[0].pos)
+        return "\n" * others
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
 
     def _new_bar(self, **options: Any) -> Any:
         # No `mininterval`, no `disable`: what is passed here wins over the user's TQDM_ variables.
@@ -257,6 +287,24 @@ class _NotebookBar:
         if line is not None:
             self._bar.set_description_str(line, refresh=True)
         self._bar.close()
+
+
+_owners: Final[dict[TextIO, weakref.ref[_Bars]]] = {}
+"""Of each terminal, what has bars on it."""
+
+
+def _owner_of(stream: TextIO) -> _Bars | None:
+    owner = _owners.get(stream)
+    return None if owner is None else owner()
+
+
+def _enter(bars: _Bars) -> bool:
+    """Let bars have their terminal; return whether it was free."""
+    with _bar_class().get_lock():
+        if _owner_of(bars._stream) is not None:
+            return False
+        _owners[bars._stream] = weakref.ref(bars)
+        return True
 
 
 _RUN_FORMAT: Final = (
@@ -304,6 +352,7 @@ def _bar_class() -> Any:
 
         # The thread that watches over slow bars would make it unsafe to fork.
         monitor_interval = 0
+        disable: bool
         elapsed = 0.0
         left: float | None = None
 
@@ -320,12 +369,16 @@ def _bar_class() -> Any:
             return "?" if self.left is None else str(tqdm.format_interval(self.left))
 
         def refresh(self, nolock: bool = False, lock_args: object = None) -> None:  # noqa: FBT001, FBT002 - tqdm's
-            # tqdm's own does not let go of the lock when Ctrl-C comes while it draws, and the next
-            # run, in another thread, would wait for it for ever.
-            del nolock, lock_args
+            """Draw nothing: who has all bars draws them, at one time."""
+
+        def clear(self, nolock: bool = False) -> None:  # noqa: FBT001, FBT002 - tqdm's
+            """Wipe nothing out: who writes above all bars does that."""
+
+        def close(self) -> None:
+            """Have its place on the screen be free, and draw nothing."""
             if not self.disable:
-                with self.get_lock():
-                    self.display()
+                self.disable = True
+                self._decr_instances(self)
 
     # The lock that tqdm would make is for several processes, and may start one to look after it.
     Bar.set_lock(threading.RLock())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from flowpar.errors import MissingExtra
+from flowpar.errors import MissingExtra, OptionError
 from flowpar.events import TaskRecord
 from flowpar.views.facts import Facts
 from flowpar.views.files import checked, write
@@ -30,11 +30,15 @@ def check_report(path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     OptionError
-        If its name does not end in ``.html``.
+        If its name does not end in ``.html``, or its folder is not there or not to be written to.
     MissingExtra
         If bokeh is not installed.
     """
     file = checked(path, [".html"], "a report")
+    if not os.access(file.parent, os.W_OK):
+        is_there = file.parent.is_dir()
+        why = "may not be written to" if is_there else "is not there: make it"
+        raise OptionError(f"a report cannot be written to {str(file)!r}: its folder {why}")
     try:
         import bokeh  # noqa: F401, PLC0415 - an extra
     except ImportError as error:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import subprocess
 import sys
 
 import pytest
@@ -158,6 +159,55 @@ def test_what_was_printed_goes_with_the_traces(tmp_path):
     assert store.query("select text from output") == [("loud\n",)]
     store.delete_traces()
     assert store.query("select text from output") == []
+
+
+CROWDED = """
+import threading, time
+import flowpar
+
+def quick(n):
+    time.sleep(0.001)
+    if LOUD:
+        print("x")
+    return n
+
+stopped = []
+def user():
+    while not stopped:
+        print("user")
+
+other = threading.Thread(target=user)
+other.start()
+task = flowpar.delayed(quick, pool="threads")
+for first in range(0, 2000, 200):
+    flowpar.compute([task(n) for n in range(first, first + 200)], capture=CAPTURE, workers=4)
+stopped.append(True)
+other.join()
+"""
+
+
+@pytest.mark.parametrize(("capture", "loud"), [("all", True), ("failed", False)])
+def test_who_prints_while_threads_begin_and_end_capturing_is_not_harmed(capture, loud):
+    """The streams change under those who print, which once ended the interpreter."""
+    script = CROWDED.replace("CAPTURE", repr(capture)).replace("LOUD", str(loud))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("] x") == 2000 * loud
+    assert done.stdout.count("user")
+
+
+@OWN
+def test_a_captured_stream_is_like_the_real_one(own):
+    def look():
+        sys.stdout.buffer.write("bytes ü\n".encode(sys.stdout.encoding))
+        sys.stdout.writelines(["some ", "lines\n"])
+        return sys.stdout.encoding.lower(), sys.stderr.errors, sys.stdout.writable()
+
+    (record,) = (done := flowpar.run(delayed(look)(), scheduler=own, capture="all")).tasks
+    assert done.value[0] == "utf-8"
+    assert isinstance(done.value[1], str)
+    assert done.value[2]
+    assert record.output == "bytes ü\nsome lines\n"
 
 
 def test_wrong_values_are_refused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -115,3 +117,27 @@ def test_an_interrupted_run_says_so():
         flowpar.compute(delayed(abs)(-1), scheduler="sync", observers=observer)
     assert observer.named("run_end")[0].status == "interrupted"
     assert caught.value.run.finished == {"abs": 1}
+
+
+@pytest.mark.parametrize("how", ["closed", "full", "none"])
+def test_where_nobody_can_be_told_the_values_come_all_the_same(how, tmp_path):
+    script = """
+import sys, io, warnings
+import flowpar
+
+class Clumsy:
+    def on_task_end(self, event):
+        raise ValueError("clumsy")
+
+how = sys.argv[1]
+sys.stderr = None if how == "none" else open("/dev/full", "w", buffering=1)
+if how == "closed":
+    sys.stderr.close()
+for action in ("default", "error"):
+    warnings.simplefilter(action)
+    value = flowpar.delayed(abs)(-1).compute(observers=[Clumsy()], progress=True)
+    assert value == 1
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", script, how], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr

@@ -4,6 +4,7 @@ import html
 import json
 import os
 import re
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import pytest
 import flowpar
 from flowpar import delayed
 from flowpar.cli import main
-from flowpar.errors import FlowparWarning
 from flowpar.past import facts_of
 from flowpar.views import facts as facts_module
 from flowpar.views.facts import facts_from
@@ -114,7 +114,7 @@ def test_it_is_written_if_the_run_is_interrupted(tmp_path):
     assert "interrupted" in Page(tmp_path / "run.html").text
 
 
-@pytest.mark.parametrize("wrong", ["run.txt", 3, "run"])
+@pytest.mark.parametrize("wrong", ["run.txt", 3, "run", "nowhere/run.html"])
 def test_what_cannot_be_a_report_is_refused_before_anything_runs(tmp_path, wrong):
     ran = []
     with pytest.raises(flowpar.OptionError):
@@ -122,12 +122,21 @@ def test_what_cannot_be_a_report_is_refused_before_anything_runs(tmp_path, wrong
     assert ran == []
 
 
-def test_a_report_that_cannot_be_written_does_not_cost_the_values(tmp_path):
-    with pytest.warns(FlowparWarning, match="not written down"):
-        values = flowpar.compute(
-            graph(99), scheduler="sync", report=tmp_path / "nowhere" / "run.html"
-        )
-    assert values == [1, 19]
+def test_a_report_that_cannot_be_written_costs_neither_the_values_nor_the_history(cache, tmp_path):
+    folder = tmp_path / "going"
+    folder.mkdir()
+
+    @delayed
+    def spoil(path):
+        path.rmdir()
+        return 1
+
+    target = spoil(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        value = target.compute(scheduler="sync", report=folder / "run.html", cache=cache)
+    assert value == 1
+    assert [run.status for run in cache.store().runs()] == ["done"]
 
 
 def test_without_bokeh_the_extra_is_named(tmp_path, monkeypatch):

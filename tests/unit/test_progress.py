@@ -1,5 +1,6 @@
 """Progress: what is shown, when, and that nothing is left behind."""
 
+import gc
 import io
 import os
 import re
@@ -8,6 +9,7 @@ import sys
 import threading
 
 import pexpect
+import pyte
 import pytest
 
 from flowpar.events import Counts, Observers, Progressed, RunEnded, RunStarted
@@ -35,21 +37,13 @@ def ended(seconds, status="done", **counts):
 
 
 def screen(text):
-    """Return the lines of a terminal after `text`, as far as tqdm needs one."""
-    rows, row, column = [""], 0, 0
-    for part in re.findall(r"\x1b\[A|\r|\n|[^\x1b\r\n]+", text):
-        if part == "\x1b[A":
-            row = max(row - 1, 0)
-        elif part == "\r":
-            column = 0
-        elif part == "\n":
-            row, column = row + 1, 0
-            rows += [""] * (row + 1 - len(rows))
-        else:
-            line = rows[row].ljust(column)
-            rows[row] = line[:column] + part + line[column + len(part) :]
-            column += len(part)
-    return [line.rstrip() for line in rows]
+    """Return the lines of a terminal after `text`."""
+    terminal = pyte.Screen(100, 40)
+    pyte.Stream(terminal).feed(text.replace("\r\n", "\n").replace("\n", "\r\n"))
+    lines = [line.rstrip() for line in terminal.display]
+    while len(lines) > 1 and not lines[-1]:
+        lines.pop()
+    return lines
 
 
 @pytest.fixture(autouse=True)
@@ -211,8 +205,12 @@ class TestBars:
             def write(self, text):
                 raise KeyboardInterrupt
 
-        with pytest.raises(KeyboardInterrupt):
-            Progress.wanted(True, Interrupted()).on_run_start(started())
+        def interrupted():
+            with pytest.raises(KeyboardInterrupt):
+                Progress.wanted(True, Interrupted()).on_run_start(started())
+
+        interrupted()
+        gc.collect()
         stream = Terminal()
         progress = Progress.wanted(True, stream)
         other = threading.Thread(target=progress.on_run_start, args=[started()], daemon=True)
