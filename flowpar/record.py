@@ -6,7 +6,7 @@ import collections
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -424,7 +424,7 @@ class Run:
             counts=self.counts,
             records=[self.tasks[index] for index in indices],
             edges=facts.edges_of(self.graph, places),
-            history=facts.part_of(self._history(), places),
+            history=facts.part_of(self._history(places), places),
             samples=self.samples,
             failures={places[index]: text for index, text in texts.items() if index in places},
             placement={name: (choice.lane, choice.why) for name, choice in self.placement.items()},
@@ -438,11 +438,16 @@ class Run:
         """When the run began, in seconds since the epoch."""
         return self._ledger.begin + CLOCK_OFFSET
 
-    def _history(self) -> History:
+    def _history(self, only: Collection[int] | None = None) -> History:
         from flowpar.views.spans import history_of  # noqa: PLC0415 - as above
 
         return history_of(
-            self.graph, self._plan, self._ledger, seconds=self.seconds, headline=self._headline()
+            self.graph,
+            self._plan,
+            self._ledger,
+            seconds=self.seconds,
+            headline=self._headline(),
+            only=only,
         )
 
     def _headline(self) -> str:

@@ -64,6 +64,8 @@ class RowOfBars:
     most_at_once: int
     """How many calls it made at the same time."""
     bars: list[Bar] = field(default_factory=list)
+    added_up: list[Bar] = field(default_factory=list)
+    """Of those bars that stand for several calls, each call by itself."""
     waiting: list[Strip] = field(default_factory=list)
     moving: list[Strip] = field(default_factory=list)
 
@@ -157,21 +159,28 @@ def _in_lanes(
     for number, spans in enumerate(lanes):
         # The first lane lies on top, where one begins to read.
         bottom = (count - 1 - number + gap / 2) / count
-        yield from _in_lane(spans, column, shown, (bottom, bottom + (1 - gap) / count))
+        where = (bottom, bottom + (1 - gap) / count)
+        yield from _in_lane(each, spans, (column, shown), where)
 
 
 def _in_lane(
-    spans: list[Span], column: float, shown: frozenset[int], where: tuple[float, float]
+    each: RowOfBars,
+    spans: list[Span],
+    look: tuple[float, frozenset[int]],
+    where: tuple[float, float],
 ) -> Iterator[Bar]:
     """Return a bar for each span that is long enough, and those of the others by columns."""
+    column, shown = look
     for key, group in itertools.groupby(spans, lambda span: _column_of(span, column)):
         if key is None:
             yield from (_single(span, shown, where) for span in group)
         else:
             together = list(group)
-            if len(together) == 1:
-                yield _single(together[0], shown, where)
+            bars = [_single(span, shown, where) for span in together]
+            if len(bars) == 1:
+                yield from bars
             else:
+                each.added_up += bars
                 yield from _stack(together, shown, where)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import graphlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flowpar.errors import OptionError
 from flowpar.policy import unknown_name
+from flowpar.views.nodes import Nodes
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -60,19 +62,18 @@ def _named(graph: nx.DiGraph, focus: str) -> list[int]:
     return chosen
 
 
-def critical_path(graph: nx.DiGraph) -> list[int]:
+def critical_path(graph: nx.DiGraph | Nodes) -> list[int]:
     """Return the chain of nodes that took longest, each a dependency of the next.
 
     Empty if it is not known how long anything took, or if one node is all there is to it.
     """
-    import networkx as nx  # noqa: PLC0415 - slow to import, and only pictures need it
-
     seconds = {node: facts.get("seconds") for node, facts in graph.nodes(data=True)}
-    if not any(seconds.values()) or not nx.is_directed_acyclic_graph(graph):
+    order = _in_order(graph) if any(seconds.values()) else []
+    if not order:
         return []
     best: dict[int, float] = {}
     before: dict[int, int | None] = {}
-    for node in nx.topological_sort(graph):
+    for node in order:
         longest = max(graph.pred[node], key=best.__getitem__, default=None)
         before[node] = longest
         best[node] = (0.0 if longest is None else best[longest]) + (seconds[node] or 0.0)
@@ -83,6 +84,15 @@ def critical_path(graph: nx.DiGraph) -> list[int]:
         here = before[here]
     path = _without_idle_ends(path[::-1], seconds)
     return path if len(path) > 1 else []
+
+
+def _in_order(graph: nx.DiGraph | Nodes) -> list[int]:
+    """Return the nodes, each after those that it depends on; none if there is a cycle."""
+    needs = {node: graph.pred[node] for node in graph}
+    try:
+        return list(graphlib.TopologicalSorter(needs).static_order())
+    except graphlib.CycleError:
+        return []
 
 
 def _without_idle_ends(path: list[int], seconds: Mapping[int, float | None]) -> list[int]:

@@ -28,6 +28,8 @@ from flowpar.views.styles import COLOURS, ByFunction, ByStatus, ByTime, Ink, cou
 if TYPE_CHECKING:
     import networkx as nx
 
+    from flowpar.views.nodes import Nodes
+
 MOST_NODES: Final = 300
 """A graph of more tasks is drawn with one box for each function, unless it is asked for in full."""
 MOST_EDGES: Final = 1_000
@@ -68,7 +70,7 @@ EVERYTHING: Final = Wanted()
 
 
 def drawing_of(
-    graph: nx.DiGraph, wanted: Wanted = EVERYTHING, *, most_edges: int = MOST_EDGES
+    graph: nx.DiGraph | Nodes, wanted: Wanted = EVERYTHING, *, most_edges: int = MOST_EDGES
 ) -> Drawing:
     """Return what to draw of a graph.
 

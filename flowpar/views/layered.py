@@ -12,14 +12,12 @@ hierarchical system structures", IEEE Trans. SMC 11 (1981); the placing by isoto
 from __future__ import annotations
 
 import collections
+import graphlib
 import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from flowpar.views.drawing import Drawing
-
-if TYPE_CHECKING:
-    import networkx as nx
 
 SWEEPS: Final = 8
 """How often the layers are put into order, and into places; more changes little."""
@@ -133,36 +131,51 @@ class Cells:
 
 def _ranks(drawing: Drawing) -> list[int]:
     """Return the layer of each box, so that no arrow stays in one; cycles are broken somewhere."""
-    import networkx as nx  # noqa: PLC0415 - slow to import, and only pictures need it here
-
-    graph: nx.DiGraph = nx.DiGraph()
-    graph.add_nodes_from(range(len(drawing.boxes)))
-    graph.add_edges_from((a.start, a.end) for a in drawing.arrows if a.start != a.end)
-    if not nx.is_directed_acyclic_graph(graph):
-        graph = _without_cycles(graph)
-    ranks = [0] * len(graph)
-    for rank, layer in enumerate(nx.topological_generations(graph)):
+    edges = [(a.start, a.end) for a in drawing.arrows if a.start != a.end]
+    size = len(drawing.boxes)
+    try:
+        layers = _layers(size, edges)
+    except graphlib.CycleError:
+        edges = _without_cycles(size, edges)
+        layers = _layers(size, edges)
+    ranks = [0] * size
+    for rank, layer in enumerate(layers):
         for node in layer:
             ranks[node] = rank
-    for node in graph:
-        # What depends on nothing stands beside those that need it, not far away at the edge.
-        if graph.succ[node] and not graph.pred[node]:
-            ranks[node] = min(ranks[other] for other in graph.succ[node]) - 1
+    # What depends on nothing stands beside those that need it, not far away at the edge.
+    with_needs = {end for _, end in edges}
+    nearest: dict[int, int] = {}
+    for start, end in edges:
+        if start not in with_needs:
+            nearest[start] = min(nearest.get(start, ranks[end]), ranks[end])
+    for node, rank in nearest.items():
+        ranks[node] = rank - 1
     return ranks
 
 
-def _without_cycles(graph: nx.DiGraph) -> nx.DiGraph:
-    """Turn those edges of cycles that go against the order of the nodes."""
-    import networkx as nx  # noqa: PLC0415 - as above
+def _layers(size: int, edges: list[tuple[int, int]]) -> list[tuple[int, ...]]:
+    """Return the nodes by how many come one after another before them."""
+    sorter = graphlib.TopologicalSorter(dict.fromkeys(range(size), ()))
+    for start, end in edges:
+        sorter.add(end, start)
+    sorter.prepare()
+    layers = []
+    while sorter.is_active():
+        layers.append(sorter.get_ready())
+        sorter.done(*layers[-1])
+    return layers
 
+
+def _without_cycles(size: int, edges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Turn those edges of cycles that go against the order of the nodes."""
+    import networkx as nx  # noqa: PLC0415 - slow to import, and only drawings with cycles need it
+
+    graph = nx.DiGraph(edges)
+    graph.add_nodes_from(range(size))
     knots = {}
     for number, members in enumerate(nx.strongly_connected_components(graph)):
         knots.update(dict.fromkeys(members, number))
-    turned: nx.DiGraph = nx.DiGraph()
-    turned.add_nodes_from(graph)
-    for u, v in graph.edges:
-        turned.add_edge(*((u, v) if knots[u] != knots[v] or u < v else (v, u)))
-    return turned
+    return [(u, v) if knots[u] != knots[v] or u < v else (v, u) for u, v in edges]
 
 
 def _put_in_order(cells: Cells) -> None:

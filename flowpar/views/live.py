@@ -1,7 +1,7 @@
 """A page that shows a run while it goes on: served to this computer only, and read-only.
 
-The run's own thread makes what is shown, and only while somebody looks; the threads of the server
-hand it out::
+The run's own thread makes what is shown, only while somebody looks, and only as often as takes one
+hundredth of its time; the threads of the server hand it out::
 
     on_progress ──facts──> fragments of HTML ──> Board <── waits ── GET /TOKEN/state?seen=3
 """
@@ -20,31 +20,21 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Final
 
 from flowpar.events import Progressed, RunEnded, RunStarted
-from flowpar.views.bars import OTHERS, lay_out
 from flowpar.views.contents import Wanted, drawing_of
-from flowpar.views.drawing import shown
 from flowpar.views.facts import Facts
-from flowpar.views.report import failures_of, functions_of, head_of, nodes_of
-from flowpar.views.spans import History
-from flowpar.views.svg import escaped, to_svg
-from flowpar.views.timeline_style import (
-    FAILED_COLOUR,
-    MOVING_COLOUR,
-    WAITING_COLOUR,
-    colours_of,
-    label_of,
-    name_of,
-    places_of,
-)
+from flowpar.views.nodes import Nodes
+from flowpar.views.report import add_nodes, failures_of, functions_of, head_of
+from flowpar.views.svg import to_svg
+from flowpar.views.timeline_svg import timeline_svg
 
 REFRESH_SECONDS: Final = 0.5
 """Between two states at least."""
 
-COST_SHARE: Final = 0.02
-"""Of the run's time that making states may take."""
+COST_SHARE: Final = 0.01
+"""Of the run's time that making states may take; that they are asked for costs something, too."""
 
-COST_SECONDS: Final = 0.3
-"""That may take besides, as the first brings what draws."""
+FIRST_SECONDS: Final = 0.005
+"""What the first state is taken to cost, before anybody knows."""
 
 LOOKED_SECONDS: Final = 5.0
 """After so many without a request nobody looks."""
@@ -58,8 +48,6 @@ _LAST_SECONDS: Final = 1.0
 _QUIET_SECONDS: Final = 0.2
 _MOST_DIGITS: Final = 10
 _MOST_BOXES: Final = 100
-_ROW: Final = 26
-_WIDTH: Final = 1_000
 
 
 class Board:
@@ -152,6 +140,7 @@ class Dashboard:
         self._board = Board()
         self._keep = keep
         self._next = self._spent = 0.0
+        self._expected = FIRST_SECONDS
         self._server = _Server(self._board, port)
         self.url = self._server.url
 
@@ -171,18 +160,28 @@ class Dashboard:
     def on_progress(self, event: Progressed) -> None:
         """Make a new state, if somebody looks and it is time."""
         begun = time.monotonic()
-        may_take = COST_SECONDS + COST_SHARE * event.seconds
-        if begun >= self._next and self._spent < may_take and self._board.is_looked_at:
+        may_begin = self._spent + self._expected <= COST_SHARE * event.seconds
+        if begun >= self._next and may_begin and self._board.is_looked_at:
             self._board.put(parts_of(event.facts(MOST_TASKS), is_running=True))
             self._next = begun + REFRESH_SECONDS
-            self._spent += time.monotonic() - begun
+            self._expected = time.monotonic() - begun
+            self._spent += self._expected
 
     def on_run_end(self, event: RunEnded) -> None:
         """Make the last state, and end the server unless it is to stay."""
-        is_last = not self._keep
-        if self._keep or self._board.is_looked_at:
-            self._board.put(parts_of(event.facts(MOST_TASKS), is_running=False), has_ended=is_last)
-        if is_last:
+        if self._keep:
+            self._board.put(parts_of(event.facts(MOST_TASKS), is_running=False))
+        elif self._board.is_looked_at:
+            # Who waits for the values does not wait for those who look; the program's end does.
+            facts = event.facts(MOST_TASKS)
+            threading.Thread(target=self._end, args=(facts,), name="flowpar page ends").start()
+        else:
+            self.close()
+
+    def _end(self, facts: Facts) -> None:
+        try:
+            self._board.put(parts_of(facts, is_running=False), has_ended=True)
+        finally:
             self.close()
 
     def close(self) -> None:
@@ -221,62 +220,10 @@ def _bar(facts: Facts) -> str:
 def _graph(facts: Facts) -> str:
     """Return the picture by the engine that is always there, and soonest done."""
     many = len(facts.records) > _MOST_BOXES
-    svg = to_svg(drawing_of(nodes_of(facts), Wanted(collapse=many)))
+    nodes = Nodes()  # and not networkx's, which takes a third of a second to import
+    add_nodes(nodes, facts)
+    svg = to_svg(drawing_of(nodes, Wanted(collapse=many)))
     return f"<div class=wide>{svg}</div>" if facts.records else ""
-
-
-def timeline_svg(history: History) -> str:
-    """Return which worker makes which call when, as a plain picture."""
-    layout = lay_out(history, columns=500, most=3_000)
-    places, colours = places_of(layout), colours_of(history)
-    height = sum(place.height for place in places) * _ROW + 22
-    scale = _WIDTH / layout.seconds
-    top = max((place.bottom + place.height for place in places), default=0.0)
-
-    def rectangle(span: tuple[float, float], low: float, high: float, look: str) -> str:
-        left, right = span
-        return (
-            f'<rect x="{150 + left * scale:.1f}" y="{(top - high) * _ROW:.1f}" '
-            f'width="{max(0.3, (right - left) * scale):.1f}" '
-            f'height="{(high - low) * _ROW:.1f}" {look}'
-        )
-
-    def drawn() -> Iterator[str]:
-        for each, place in zip(layout.rows, places, strict=True):
-            middle = (top - place.bottom - place.height / 2) * _ROW + 4
-            label = escaped(label_of(each).partition("\n")[0])
-            yield f'<text x="144" y="{middle:.0f}" text-anchor="end">{label}</text>'
-            for strips, colour in ((each.waiting, WAITING_COLOUR), (each.moving, MOVING_COLOUR)):
-                for strip in strips:
-                    span = (strip.start, strip.end)
-                    look = f'fill="{colour}"/>'
-                    yield rectangle(span, place.line(0), place.line(strip.share), look)
-            for bar in each.bars:
-                edge = f' stroke="{FAILED_COLOUR}" stroke-width="2"' if bar.failed else ""
-                title = escaped(
-                    shown(history.key(bar.span.task), 60)
-                    if bar.span is not None
-                    else name_of(bar.function, history, layout)
-                )
-                look = f'fill="{colours[bar.function]}"{edge}><title>{title}</title></rect>'
-                yield rectangle(
-                    (bar.start, bar.end), place.bar(bar.bottom), place.bar(bar.top), look
-                )
-
-    names = [*layout.shown, *([OTHERS] if layout.others else [])]
-    legend = "".join(
-        f'<span><b style="background:{colours[number]}"></b>'
-        f"{escaped(name_of(number, history, layout))}</span>"
-        for number in names
-    )
-    end = (
-        f'<text x="{150 + _WIDTH}" y="{height - 6:.0f}" text-anchor="end">'
-        f"{layout.seconds:.2f} s</text>"
-    )
-    return (
-        f'<svg viewBox="0 0 {_WIDTH + 160} {height:.0f}" width="100%" font-size="11" '
-        f'font-family="sans-serif">{"".join(drawn())}{end}</svg><p class=legend>{legend}</p>'
-    )
 
 
 def _resources(facts: Facts) -> str:

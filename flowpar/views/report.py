@@ -15,6 +15,7 @@ from flowpar.errors import MissingExtra, OptionError
 from flowpar.events import TaskRecord
 from flowpar.views.facts import Facts
 from flowpar.views.files import checked, write
+from flowpar.views.nodes import Nodes
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -147,6 +148,12 @@ def nodes_of(facts: Facts) -> nx.DiGraph:
     import networkx as nx  # noqa: PLC0415 - slow to import
 
     graph = nx.DiGraph()
+    add_nodes(graph, facts)
+    return graph
+
+
+def add_nodes(graph: nx.DiGraph | Nodes, facts: Facts) -> None:
+    """Add the tasks of a run to a graph."""
     for place, record in enumerate(facts.records):
         graph.add_node(
             place,
@@ -158,7 +165,6 @@ def nodes_of(facts: Facts) -> nx.DiGraph:
             reason=record.reason,
         )
     graph.add_edges_from((u, v, {"order_only": order}) for u, v, order in facts.edges)
-    return graph
 
 
 def functions_of(facts: Facts) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -118,7 +118,13 @@ class History:
 
 
 def history_of(
-    graph: Graph, plan: Plan, ledger: Ledger, *, seconds: float, headline: str
+    graph: Graph,
+    plan: Plan,
+    ledger: Ledger,
+    *,
+    seconds: float,
+    headline: str,
+    only: Collection[int] | None = None,
 ) -> History:
     """Return who did what when in a run.
 
@@ -130,12 +136,15 @@ def history_of(
         How long it took; 0: it still runs.
     headline
         How it went, in a few words.
+    only
+        The indices of the tasks to tell of; None: of all. It then costs little in a large run.
     """
     ledger.settle(len(graph))
     numbers: dict[str, int] = {}
     function_of = [numbers.setdefault(t._function.name, len(numbers)) for t in graph.tasks]
     rows = [Row(pool, worker) for pool, worker in ledger.places]
-    _add_spans(rows, plan, ledger, function_of)
+    told = range(len(graph)) if only is None else only
+    _add_spans(rows, plan, ledger, {task: function_of[task] for task in told})
     _add_trips(rows, ledger)
     last = max((row.spans[-1].end for row in rows if row.spans), default=0.0)
     return History(
@@ -148,8 +157,13 @@ def history_of(
     )
 
 
-def _add_spans(rows: list[Row], plan: Plan, ledger: Ledger, function_of: list[int]) -> None:
-    begin = ledger.begin
+def _add_spans(
+    rows: list[Row],
+    plan: Plan,
+    ledger: Ledger,
+    function_of: Mapping[int, int],
+) -> None:
+    begin, statuses = ledger.begin, plan.status
     names = [status.name.lower() for status in Status]
 
     def add(place: int, task: int, times: tuple[float, float, float], status: str) -> None:
@@ -158,14 +172,17 @@ def _add_spans(rows: list[Row], plan: Plan, ledger: Ledger, function_of: list[in
         span = Span(start - begin, end - begin, task, function_of[task], status, known)
         rows[place].spans.append(span)
 
-    columns = zip(ledger.start, ledger.end, ledger.cpu, ledger.place, plan.status, strict=False)
-    for task, (start, end, cpu, place, status) in enumerate(columns):
-        if place:
-            add(place, task, (start, end, cpu), names[status])
+    starts, ends, cpus, places = ledger.start, ledger.end, ledger.cpu, ledger.place
+    for task in function_of:
+        if places[task]:
+            times = (starts[task], ends[task], cpus[task])
+            add(places[task], task, times, names[statuses[task]])
     for task, start, end, cpu, place in ledger.earlier:
-        add(place, task, (start, end, cpu), "repeated")
+        if task in function_of:
+            add(place, task, (start, end, cpu), "repeated")
     for first, place, sent, end in ledger.unheard:
-        add(place, first, (sent, end, 0.0), "running")
+        if first in function_of:
+            add(place, first, (sent, end, 0.0), "running")
     for row in rows:
         row.spans.sort(key=_start_of)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bokeh.core.properties import value
 from bokeh.embed import file_html
@@ -24,6 +25,7 @@ from flowpar.views.bars import OTHERS, Bar, Layout, RowOfBars, Strip, lay_out
 from flowpar.views.drawing import TIMES, shown
 from flowpar.views.files import write
 from flowpar.views.spans import History
+from flowpar.views.timeline_detail import Detail
 from flowpar.views.timeline_style import (
     FAILED_COLOUR,
     MARKS,
@@ -65,6 +67,15 @@ _HATCH_COLOURS: Final = {
 _Placed = tuple[Bar, RowOfBars, Place]
 
 
+class _Look(NamedTuple):
+    """What bars have in common that are drawn together."""
+
+    mark: str
+    is_wide: bool
+    adds_up: bool
+    """Whether they stand for several calls, which may take their place."""
+
+
 def write_page(history: History, file: Path) -> None:
     """Write the timeline of a run as HTML that needs nothing else, no network either."""
     layout = lay_out(history, columns=_COLUMNS, most=_MOST)
@@ -87,46 +98,56 @@ def plot_of(history: History, layout: Layout | None = None) -> Any:
         output_backend="canvas",
     )
     plot.toolbar.logo = None
-    plot.add_layout(Title(text=subtitle_of(history, layout), text_font_style="normal"), "above")
+    detail = Detail(history, layout, places)
+    subtitle = f"{subtitle_of(history, layout)}{detail}"
+    plot.add_layout(Title(text=subtitle, text_font_style="normal"), "above")
     plot.add_layout(Title(text=history.headline), "above")
     lines = list(_draw_lines(plot, layout, places))  # first, so that they lie beneath
-    bars = list(_draw_bars(plot, history, layout, places))
+    bars = list(_draw_bars(plot, history, (layout, places), detail))
     _dress(plot, layout, places)
     _add_legend(plot, [*bars, *_draw_failures(plot, layout, places), *lines])
     return plot
 
 
 def _draw_bars(
-    plot: Any, history: History, layout: Layout, places: list[Place]
+    plot: Any, history: History, placed: tuple[Layout, list[Place]], detail: Detail
 ) -> Iterator[tuple[str, list[Any]]]:
     """Draw the bars of one function after the other, each with a switch in the legend."""
-    groups: dict[int, dict[tuple[str, bool], list[_Placed]]] = {}
+    layout, places = placed
+    groups: dict[int, dict[_Look, list[_Placed]]] = {}
     wide = edged_from(layout)
     for each, place in zip(layout.rows, places, strict=True):
         for bar in each.bars:
-            look = (mark_of(bar), bar.span is not None and bar.end - bar.start > wide)
+            is_wide = bar.span is not None and bar.end - bar.start > wide
+            look = _Look(mark_of(bar), is_wide, bar.span is None and not each.is_area)
             groups.setdefault(bar.function, {}).setdefault(look, []).append((bar, each, place))
     colours = colours_of(history)
+    many_calls = []
     for function in [*layout.shown, OTHERS]:
         name = name_of(function, history, layout)
-        drawn = [
-            plot.quad(
-                source=_columns(found, history, name),
-                fill_color=colours[function],
-                line_color="white" if is_wide else None,
-                hatch_pattern=_HATCHES[mark],
-                hatch_color=_HATCH_COLOURS[mark],
-                **_SIDES,
-            )
-            for (mark, is_wide), found in sorted(groups.get(function, {}).items(), key=_look)
-        ]
+        drawn = []
+        for look, found in sorted(groups.get(function, {}).items(), key=itemgetter(0)):
+            source = _columns(found, history, name)
+            edge = "white" if look.is_wide else None
+            looks = _looks(colours[function], look.mark, edge)
+            drawn.append(plot.quad(source=source, **looks, **_SIDES))
+            if look.adds_up:
+                many_calls.append(drawn[-1])
         if drawn:
-            plot.add_tools(HoverTool(renderers=drawn, tooltips=_TIP, visible=False))
+            plot.add_tools(HoverTool(renderers=list(drawn), tooltips=_TIP, visible=False))
+            colour = colours[function]
+            drawn += detail.draw(plot, function, {mark: _looks(colour, mark) for mark in _HATCHES})
             yield name, drawn
+    detail.switch(plot, many_calls)
 
 
-def _look(group: tuple[tuple[str, bool], list[_Placed]]) -> tuple[str, bool]:
-    return group[0]
+def _looks(colour: str, mark: str, edge: str | None = None) -> dict[str, Any]:
+    return {
+        "fill_color": colour,
+        "line_color": edge,
+        "hatch_pattern": _HATCHES[mark],
+        "hatch_color": _HATCH_COLOURS[mark],
+    }
 
 
 def _columns(found: list[_Placed], history: History, name: str) -> ColumnDataSource:

@@ -76,7 +76,7 @@ def mark_of(bar: Bar) -> str:
 def name_of(function: int, history: History, layout: Layout) -> str:
     """Return what a function is called in a legend."""
     if function == OTHERS:
-        return f"{layout.others:,} other functions"
+        return f"{layout.others:,} other function{'s' if layout.others > 1 else ''}"
     return shown(history.functions[function], LONGEST_NAME)
 
 

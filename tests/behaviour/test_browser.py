@@ -1,4 +1,4 @@
-"""Our pages in a real browser, where there are playwright and Debian's chromium."""
+"""Our pages in a real browser, where chromium is installed; `.ci/run` does that if it may."""
 
 import shutil
 
@@ -12,6 +12,8 @@ pytest.importorskip("bokeh")
 CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
     pytest.skip("chromium is not installed", allow_module_level=True)
+
+pytestmark = pytest.mark.browser
 
 HOSTILE = "<script>document.title = 'taken over'</script>"
 
@@ -62,6 +64,27 @@ def test_a_report_works_offline(tab, tmp_path):
     assert tab.title() != "taken over"
     assert (tab.complaints, tab.asked) == ([], {""})
     tab.context.set_offline(False)
+
+
+def test_calls_that_are_added_up_part_when_one_zooms_in(tab, tmp_path):
+    run = flowpar.run([delayed(abs)(n) for n in range(5_000)], scheduler="sync")
+    tab.goto(f"file://{run.timeline(tmp_path / 'run.html')}")
+    tab.wait_for_function("() => window.Bokeh?.documents[0]?.is_idle")
+    plot = "Bokeh.documents[0].roots()[0]"
+
+    def seen():
+        kinds = tab.evaluate(
+            f"() => {plot}.renderers.filter(r => r.view.indices.count)"
+            ".map(r => 'seconds' in r.data_source.data ? 'each' : 'many')"
+        )
+        return set(kinds)
+
+    assert seen() == {"many"}
+    tab.evaluate(f"() => {{ {plot}.x_range.end = {run.seconds / 50} }}")
+    assert "each" in seen()
+    tab.evaluate(f"() => {{ {plot}.x_range.end = {run.seconds} }}")
+    assert seen() == {"many"}
+    assert tab.complaints == []
 
 
 def test_a_live_page_fills_in(tab, tmp_path):

@@ -16,6 +16,7 @@ from pathlib import Path
 import works
 from race import Row
 from trivial import add, inc, spin, spins_in
+from watched import watched_rows
 
 import flowpar
 from flowpar import delayed
@@ -41,6 +42,7 @@ def all_rows(quick):
     yield from array_rows(4 if quick else 8)
     yield from argument_rows(20 if quick else 100)
     yield from auto_rows()
+    yield from watched_rows(2)
 
 
 def overhead_rows(in_tree):

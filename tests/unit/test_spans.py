@@ -188,6 +188,25 @@ def test_nothing_is_lost_from_the_totals(count, at_once):
     assert len(bars) <= 20_000
 
 
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_each_call_that_is_added_up_is_there_by_itself(at_once):
+    run = some_run(20_000, at_once=at_once)
+    layout = lay_out(run)
+    single = [bar for bar in all_bars(layout) if bar.span is not None]
+    parts = [bar for each in layout.rows for bar in each.added_up]
+    assert len(parts) == sum(bar.calls for bar in all_bars(layout) if bar.span is None) > 10_000
+    assert sorted(bar.span for bar in single + parts) == sorted(
+        each for row in run.rows for each in row.spans
+    )
+
+
+def test_a_history_may_be_of_some_tasks_only():
+    run = flowpar.run([delayed(abs)(n) for n in range(5)], scheduler="sync")
+    made = run._history(only=[1, 3])
+    assert [each.task for row in made.rows for each in row.spans] == [1, 3]
+    assert made.functions == run._history().functions
+
+
 @pytest.mark.parametrize("at_once", [1, 4, 50])
 def test_bars_stay_in_their_row_and_do_not_cover_one_another(at_once):
     for each in lay_out(some_run(8_000, at_once=at_once)).rows:
