@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import functools
 import gc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from flowpar.errors import CycleError, InternalError
@@ -227,13 +227,20 @@ class Graph:
 
     # ---------------------------------------------------------------------------- analysis
 
-    def to_networkx(self, attributes: Mapping[int, Mapping[str, Any]] | None = None) -> Any:
+    def to_networkx(
+        self,
+        attributes: Mapping[int, Mapping[str, Any]] | None = None,
+        edges: Iterable[tuple[int, int, bool]] | None = None,
+    ) -> Any:
         """Return the graph as a ``networkx.DiGraph``, for analysis and drawing.
 
         Parameters
         ----------
         attributes
             More node attributes by index, such as a status.
+        edges
+            From a dependency to a dependent, and whether it takes no value; None: those of the
+            graph.
 
         Returns
         -------
@@ -261,9 +268,14 @@ class Graph:
                 seconds=None,
             )
             made.nodes[index].update((attributes or {}).get(index, {}))
-            for need in self.dependencies[index]:
-                made.add_edge(need, index, order_only=(need, index) in self.order_only)
+        for need, index, order_only in self._edges() if edges is None else edges:
+            made.add_edge(need, index, order_only=order_only)
         return made
+
+    def _edges(self) -> Iterator[tuple[int, int, bool]]:
+        for index, needs in enumerate(self.dependencies):
+            for need in needs:
+                yield need, index, (need, index) in self.order_only
 
 
 def _module_of(call: object) -> str | None:

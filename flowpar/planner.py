@@ -23,7 +23,7 @@ import heapq
 import random
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from flowpar.errors import CycleError, InternalError, TaskError
 from flowpar.events import Counts
@@ -79,6 +79,17 @@ SINGLE_LANE: Final = "async"
 """The lane whose pool takes one call at a time."""
 
 _RANKS: Final = (1 << 40) - 1
+
+
+class Expansion(NamedTuple):
+    """What a task returned that returned a delayed value."""
+
+    source: int
+    """The task whose value it has."""
+    first: int
+    """The first of the tasks that came into being by that; they follow one another."""
+    end: int
+    """After the last."""
 
 
 class Plan:
@@ -164,6 +175,7 @@ class Plan:
         """Targets whose values came since `take_targets`; None: the caller does not ask."""
         self.unjudged: list[int] = []
         self.became: dict[int, int] = {}
+        self.expansions: dict[int, Expansion] = {}
         self._fetch = fetch
         self._forced: set[int] = set()
         self._passed: set[int] = set()
@@ -778,7 +790,9 @@ class Plan:
             )
         for task in self.graph.tasks[len(self.status) :]:
             self._function_state(task._function)  # raises, if it does, before anything changes
+        first = len(self.status)
         self._extend()
+        self.expansions[index] = Expansion(source, first, len(self.status))
         self._move(index, WAITING)
         self._missing[index] = 1 if self._fetch is None else 1 + self._unsettled(index)
         self._depth.pop(index, None)

@@ -14,6 +14,7 @@ from flowpar.errors import FlowparError, RunFailed
 from flowpar.events import Counts, TaskRecord
 from flowpar.graph import Graph
 from flowpar.ledger import CLOCK_OFFSET, Ledger, cpu_seconds
+from flowpar.links import links
 from flowpar.placement import Choice
 from flowpar.planner import Plan
 from flowpar.pools.failures import text_of
@@ -229,7 +230,8 @@ class Run:
             {
                 index: {name: getattr(record, name) for name in facts}
                 for index, record in enumerate(self.tasks)
-            }
+            },
+            links(self.graph, self._plan),
         )
 
     def visualize(self, path: str | os.PathLike[str] | None = None, **options: Any) -> Picture:
@@ -287,9 +289,9 @@ class Run:
         graph = nx.DiGraph()
         end = len(records)
         for index, record in enumerate(records):
-            seconds = record.seconds or 0.0
-            after = [*self.graph.dependents[index], end]
-            graph.add_weighted_edges_from((index, other, seconds) for other in after)
+            graph.add_edge(index, end, weight=record.seconds or 0.0)
+        for need, index, _ in links(self.graph, self._plan):
+            graph.add_edge(need, index, weight=records[need].seconds or 0.0)
         path = nx.dag_longest_path(graph) if records else [end]
         return [records[index] for index in path[:-1]]
 
@@ -406,32 +408,46 @@ class Run:
         Parameters
         ----------
         most
-            Tasks; of more than these, only the first that were called are told of.
+            Tasks; of more than these, only what failed and the first that were called are told of.
         """
         from flowpar.views import facts  # noqa: PLC0415 - as above
+        from flowpar.views.totals import totals_of  # noqa: PLC0415 - as above
 
         total = len(self.tasks)
         indices: Sequence[int] = range(total)
         if most is not None and total > most:
-            called = (index for index in range(total) if self._plan.attempts[index])
-            indices = list(itertools.islice(called, most))
+            indices = self._worth_telling(most)
         places = {index: place for place, index in enumerate(indices)}
-        texts = facts.failures_of(self._plan.errors)
+        errors = {index: self._plan.errors[index] for index in places.keys() & self._plan.errors}
+        texts = facts.failures_of(dict(sorted(errors.items())))
         return facts.Facts(
             program=facts.program(),
             seconds=self.seconds,
             status=self.status,
             counts=self.counts,
             records=[self.tasks[index] for index in indices],
-            edges=facts.edges_of(self.graph, places),
-            history=facts.part_of(self._history(places), places),
+            edges=[
+                (places[need], places[index], order_only)
+                for need, index, order_only in links(self.graph, self._plan, places)
+            ],
+            history=facts.part_of(self._history(places), places, total),
             samples=self.samples,
-            failures={places[index]: text for index, text in texts.items() if index in places},
+            failures={places[index]: text for index, text in texts.items()},
+            totals=totals_of(self.graph, self._plan, self._ledger),
             placement={name: (choice.lane, choice.why) for name, choice in self.placement.items()},
             held_bytes=self.peak_bytes,
             environment=facts.environment(),
             left_out=total - len(indices),
         )
+
+    def _worth_telling(self, most: int) -> list[int]:
+        """Return what is told of a run of more tasks than can be told of."""
+        plan = self._plan
+        # Half of the room at most: what goes wrong a thousand times goes wrong in one way.
+        chosen = set(itertools.islice(plan.errors, most // 2))
+        called = (index for index in range(len(plan.status)) if plan.attempts[index])
+        chosen.update(itertools.islice((i for i in called if i not in chosen), most - len(chosen)))
+        return sorted(chosen)
 
     @property
     def began(self) -> float:

@@ -688,9 +688,12 @@ class Scheduler:
 
 def _checked(report: str | os.PathLike[str]) -> Path:
     """Return where the report of a run goes; or raise now, and not at its end."""
-    from flowpar.views.report import check_report  # noqa: PLC0415 - most runs have none
+    from flowpar.views import report as views  # noqa: PLC0415 - most runs have none
 
-    return check_report(report)
+    file = views.check_report(report)
+    # Beside the run: it takes a second, for which nobody who has pressed Ctrl-C waits.
+    threading.Thread(target=views.load_charts, name="flowpar-report", daemon=True).start()
+    return file
 
 
 def seed_of(seed: int, key: str) -> int:

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from flowpar.events import Counts, TaskRecord
-from flowpar.graph import Graph
 from flowpar.pools.resources import cpu_count
 from flowpar.sampling import Sample
 from flowpar.views.spans import History
+from flowpar.views.totals import Total
 
 MOST_KEPT: Final = 1_000
 """Tasks that are kept of a run; of a larger one the first of those that were called."""
@@ -48,6 +48,8 @@ class Facts:
     """By function: where flowpar put its calls, and why."""
     held_bytes: int
     """The most that its values took together."""
+    totals: list[Total]
+    """Of each function, of all tasks."""
     environment: dict[str, str] = field(default_factory=dict)
     left_out: int = 0
     """Tasks that are not among the records, as there were too many to keep."""
@@ -88,34 +90,32 @@ def facts_from(data: bytes) -> Facts:
         found = pickle.loads(zlib.decompress(data))  # noqa: S301 - from our own cache
     except Exception as error:
         raise ValueError(f"what was kept of the run cannot be read: {error}") from error
-    if not isinstance(found, Facts):
-        raise ValueError("what was kept of the run is something else")  # noqa: TRY004 - as above
+    if not isinstance(found, Facts) or not hasattr(found, "totals"):
+        raise ValueError("what was kept of the run is of another version")
     return found
 
 
-def edges_of(graph: Graph, places: Mapping[int, int]) -> list[tuple[int, int, bool]]:
-    """Return the edges between some tasks, by their places, as `Facts` has them."""
-    order_only = graph.order_only
-    return [
-        (places[need], places[index], (need, index) in order_only)
-        for index in places
-        for need in graph.dependencies[index]
-        if need in places
-    ]
+def part_of(history: History, places: Mapping[int, int], total: int) -> History:
+    """Return what a history has of some tasks of so many, which are then named by their places.
 
-
-def part_of(history: History, places: Mapping[int, int]) -> History:
-    """Return what a history has of some tasks, which are then named by their places."""
+    For how long the workers were busy stays as it was.
+    """
     rows = [
         replace(
             row,
             spans=[s._replace(task=places[s.task]) for s in row.spans if s.task in places],
             trips=row.trips if len(row.trips) <= MOST_KEPT else [],
+            busy=row.busy_seconds(),
         )
         for row in history.rows
     ]
     indices = list(places)
-    return replace(history, rows=rows, key=lambda place: history.key(indices[place]))
+    headline = history.headline
+    if len(places) < total:
+        headline += f"; {len(places):,} of them are told of"
+    return replace(
+        history, rows=rows, key=lambda place: history.key(indices[place]), headline=headline
+    )
 
 
 def failures_of(errors: Mapping[int, BaseException]) -> dict[int, str]:

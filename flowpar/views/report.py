@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from flowpar.errors import MissingExtra, OptionError
-from flowpar.events import TaskRecord
-from flowpar.views.facts import Facts
+from flowpar.views.facts import MOST_KEPT, Facts
 from flowpar.views.files import checked, write
 from flowpar.views.nodes import Nodes
 
@@ -47,6 +46,11 @@ def check_report(path: str | os.PathLike[str]) -> Path:
             'a report is drawn by bokeh: pip install "flowpar[report]"', extra="report"
         ) from error
     return file
+
+
+def load_charts() -> None:
+    """Import what draws the charts of a report."""
+    import flowpar.views.report_charts  # noqa: F401, PLC0415 - brings bokeh
 
 
 def write_report(facts: Facts, path: str | os.PathLike[str]) -> Path:
@@ -125,8 +129,8 @@ def head_of(facts: Facts, status: str | None = None) -> str:
         for name, value in tiles
     )
     more = (
-        f"<p>{facts.left_out:,} tasks that were not called, or are beyond the first, are not told "
-        "here.</p>"
+        f"<p>{facts.left_out:,} tasks are counted, and not told of one by one: beyond those that "
+        f"failed and the first {MOST_KEPT:,} that were called.</p>"
         if facts.left_out
         else ""
     )
@@ -137,10 +141,17 @@ def head_of(facts: Facts, status: str | None = None) -> str:
 
 def graph_of(facts: Facts) -> str:
     """Return the picture of a run."""
-    from flowpar.views.picture import draw  # noqa: PLC0415 - brings networkx
+    from flowpar.views.contents import drawing_of  # noqa: PLC0415 - brings networkx
+    from flowpar.views.picture import draw, wanted_of  # noqa: PLC0415 - as above
+    from flowpar.views.svg import to_svg  # noqa: PLC0415 - as above
 
-    svg = draw(nodes_of(facts)).svg
-    return f"<div class=wide>{svg[svg.index('<svg') :]}</div>" if facts.records else ""
+    if not facts.records:
+        return ""
+    if facts.status == "interrupted":
+        svg = to_svg(drawing_of(nodes_of(facts), wanted_of({})))  # nobody waits for Graphviz
+    else:
+        svg = draw(nodes_of(facts)).svg
+    return f"<div class=wide>{svg[svg.index('<svg') :]}</div>"
 
 
 def nodes_of(facts: Facts) -> nx.DiGraph:
@@ -169,34 +180,25 @@ def add_nodes(graph: nx.DiGraph | Nodes, facts: Facts) -> None:
 
 def functions_of(facts: Facts) -> str:
     """Return a table of the functions: how often, how long, where and why."""
-    groups: dict[str, list[TaskRecord]] = collections.defaultdict(list)
-    for record in facts.records:
-        groups[record.function].append(record)
     head = ["function", "tasks", "cached", "failed", "retries", "total s", "mean s", "longest s"]
     rows = []
-    for name, records in groups.items():
-        seconds = [record.seconds for record in records if record.seconds is not None]
-        cpu = [record.cpu_seconds for record in records if record.cpu_seconds is not None]
-        statuses = collections.Counter(record.status for record in records)
-        retries = sum(max(0, record.attempts - 1) for record in records)
-        pools = ", ".join(dict.fromkeys(record.pool for record in records if record.pool))
-        lane, why = facts.placement.get(name, ("", ""))
+    for total in sorted(facts.totals, key=lambda each: -each.seconds):
+        lane, why = facts.placement.get(total.function, ("", ""))
         rows.append(
             (
-                name,
-                f"{len(records):,}",
-                f"{statuses['cached']:,}",
-                f"{statuses['failed']:,}",
-                f"{retries:,}",
-                f"{sum(seconds):,.3f}",
-                f"{sum(seconds) / len(seconds):.3g}" if seconds else "-",
-                f"{max(seconds):.3g}" if seconds else "-",
-                f"{sum(cpu) / sum(seconds):.0%}" if seconds and cpu and sum(seconds) else "-",
-                pools or lane or "-",
+                total.function,
+                f"{total.tasks:,}",
+                f"{total.cached:,}",
+                f"{total.failed:,}",
+                f"{total.retries:,}",
+                f"{total.seconds:,.3f}",
+                "-" if total.mean is None else f"{total.mean:.3g}",
+                f"{total.longest:.3g}" if total.attempts else "-",
+                "-" if total.cpu_share is None else f"{min(1.0, total.cpu_share):.0%}",
+                ", ".join(total.pools) or lane or "-",
                 why,
             )
         )
-    rows.sort(key=lambda row: -float(row[5].replace(",", "")))
     return _table([*head, "CPU", "where", "why there"], rows)
 
 

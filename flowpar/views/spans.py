@@ -57,10 +57,17 @@ class Row:
     """By their starts."""
     trips: list[Trip] = field(default_factory=list)
     """By their starts."""
+    busy: float | None = None
+    """For how long it made calls, where not all of them are told of."""
 
     def busy_seconds(self) -> float:
         """Return for how long at least one call was being made."""
-        return sum(end - start for start, end in united((s.start, s.end) for s in self.spans))
+        if self.busy is not None:
+            return self.busy
+        # All that was heard of is in the trips, which are fewer; not all spans may be told of.
+        told = [(span.start, span.end) for span in self.spans]
+        told += [(trip.start, trip.end) for trip in self.trips]
+        return sum(end - start for start, end in united(told))
 
     def waiting(self) -> list[Interval]:
         """Return when a batch was there and the worker was busy with another."""
@@ -148,7 +155,7 @@ def history_of(
     _add_trips(rows, ledger)
     last = max((row.spans[-1].end for row in rows if row.spans), default=0.0)
     return History(
-        rows=sorted((row for row in rows if row.spans), key=_rank),
+        rows=sorted((row for row in rows if row.spans or row.trips), key=_rank),
         functions=list(numbers),
         began=ledger.begin + CLOCK_OFFSET,
         seconds=seconds or last,
