@@ -70,6 +70,9 @@ if TYPE_CHECKING:
     from flowpar.judge import Judge
     from flowpar.stragglers import Stragglers
 
+_LABELS: Final = {"threads": "thread", WAITING: "waiting thread", TRIAL: "trial thread"}
+"""What the threads of each lane are called: they are others."""
+
 PATIENCE: Final = 0.05
 """Seconds that a batch may take in this process where flowpar chose to make its calls here. They
 were quick when it was sent; if the next are not, they may belong elsewhere."""
@@ -387,7 +390,8 @@ class Scheduler:
         if name in THREADED:
             # Of this run alone: threads that wait for a run, of whatever a task started, must not
             # be those that this run needs.
-            return ThreadPool(THREADED[name] if workers is None or name == TRIAL else workers)
+            width = THREADED[name] if workers is None or name == TRIAL else workers
+            return ThreadPool(width, label=_LABELS[name])
         if name == "processes":
             return shared.process_pool(workers, self._options.start_method)
         return _adapted(self._options.scheduler)

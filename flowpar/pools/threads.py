@@ -52,11 +52,14 @@ class ThreadPool:
     ----------
     workers
         How many; None: as many as CPUs may be used.
+    label
+        What each is called, with a number.
     """
 
     name = "threads"
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, *, label: str = "thread") -> None:
+        self._label = label
         self.width = workers or cpu_count()
         # None waits behind another: after Ctrl-C a thread would begin it, before the thread that
         # was interrupted can call it off.
@@ -113,7 +116,7 @@ class ThreadPool:
             self._queue.put(None)
 
     def _start_thread(self) -> None:
-        name = f"thread {next(self._numbers)}"
+        name = f"{self._label} {next(self._numbers)}"
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def _expire(self, ticket: ThreadTicket) -> None:

@@ -52,7 +52,7 @@ class Wanted:
     cluster: str | None = None
 
     def __post_init__(self) -> None:
-        if self.collapse not in {True, False, "auto"}:
+        if not isinstance(self.collapse, bool) and self.collapse != "auto":
             raise OptionError(f"collapse takes True, False or 'auto', and not {self.collapse!r}")
         check_choice("color", self.color, COLOURS)
         if self.rankdir is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flowpar.errors import OptionError
@@ -39,12 +39,20 @@ def draft_of(file: Path) -> Iterator[Path]:
     """Give a path to write to; what is there in the end takes the place of the file in one step."""
     if not file.parent.is_dir():
         raise FileNotFoundError(f"{file} cannot be written: there is no folder {file.parent}")
+    if file.is_dir():
+        raise IsADirectoryError(f"{file} cannot be written: it is a folder")
     draft = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
     try:
         yield draft
         draft.replace(file)
+    except OSError as error:
+        if error.filename != str(draft):
+            raise
+        # Nobody knows of the draft.
+        raise type(error)(error.errno, error.strerror, str(file)) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
 
 
 def write(file: Path, data: bytes) -> None:

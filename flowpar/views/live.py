@@ -9,6 +9,7 @@ hundredth of its time; the threads of the server hand it out::
 from __future__ import annotations
 
 import contextlib
+import html
 import http.server
 import json
 import secrets
@@ -16,10 +17,12 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Final
 
-from flowpar.events import Progressed, RunEnded, RunStarted
+from flowpar.errors import FlowparError, OptionError
+from flowpar.events import Progressed, RunEnded, RunStarted, TaskProgress
+from flowpar.policy import check_count
 from flowpar.views.contents import Wanted, drawing_of
 from flowpar.views.facts import Facts
 from flowpar.views.nodes import Nodes
@@ -47,6 +50,7 @@ _LAST_SECONDS: Final = 1.0
 """How long the end of a run waits for pages to hear of it."""
 _QUIET_SECONDS: Final = 0.2
 _MOST_DIGITS: Final = 10
+_MOST_PORT: Final = 65_535
 _MOST_BOXES: Final = 100
 
 
@@ -137,6 +141,9 @@ class Dashboard:
     """
 
     def __init__(self, *, keep: bool = False, port: int = 0) -> None:
+        check_count("port", port, least=0)
+        if port > _MOST_PORT:
+            raise OptionError(f"port={port}: there are ports up to {_MOST_PORT}")
         self._board = Board()
         self._keep = keep
         self._next = self._spent = 0.0
@@ -148,13 +155,19 @@ class Dashboard:
     def announced(cls) -> Dashboard:
         """Return one whose address people are told of."""
         made = cls()
-        if sys.stderr is not None:
-            print(f"flowpar: {made.url}", file=sys.stderr, flush=True)  # noqa: T201 - that is it
+        # Where standard error is closed or full nobody is told, and the run goes on.
+        with contextlib.suppress(OSError, ValueError):
+            if sys.stderr is not None:
+                print(f"flowpar: {made.url}", file=sys.stderr, flush=True)  # noqa: T201 - that is it
         return made
 
     def on_run_start(self, event: RunStarted) -> None:
         """Begin anew."""
         del event
+        if self._server.is_closed:
+            raise FlowparError(
+                "this page has ended with its run: make another, or one with keep=True"
+            )
         self._next = self._spent = 0.0
 
     def on_progress(self, event: Progressed) -> None:
@@ -162,7 +175,8 @@ class Dashboard:
         begun = time.monotonic()
         may_begin = self._spent + self._expected <= COST_SHARE * event.seconds
         if begun >= self._next and may_begin and self._board.is_looked_at:
-            self._board.put(parts_of(event.facts(MOST_TASKS), is_running=True))
+            parts = parts_of(event.facts(MOST_TASKS), is_running=True, steps=event.steps())
+            self._board.put(parts)
             self._next = begun + REFRESH_SECONDS
             self._expected = time.monotonic() - begun
             self._spent += self._expected
@@ -193,11 +207,13 @@ class Dashboard:
 # ---------------------------------------------------------------------------------- what is shown
 
 
-def parts_of(facts: Facts, *, is_running: bool) -> dict[str, str]:
+def parts_of(
+    facts: Facts, *, is_running: bool, steps: Iterable[TaskProgress] = ()
+) -> dict[str, str]:
     """Return the parts of the page as HTML, by the ids of their places."""
     return {
         "head": head_of(facts, status="running" if is_running else facts.status),
-        "bar": _bar(facts),
+        "bar": _bar(facts) + "".join(map(_step, steps)),
         "functions": functions_of(facts),
         "timeline": timeline_svg(facts.history),
         "graph": _graph(facts),
@@ -215,6 +231,12 @@ def _bar(facts: Facts) -> str:
         for name, colour in colours.items()
     )
     return f'<div class=progress title="{counts.finished:,} of {counts.total:,}">{parts}</div>'
+
+
+def _step(step: TaskProgress) -> str:
+    """Return how far a task is that says so."""
+    of = "" if step.total is None else f" of {step.total:,.12g}"
+    return f"<p>{html.escape(step.key)}: {step.done:,.12g}{of} {html.escape(step.desc)}</p>"
 
 
 def _graph(facts: Facts) -> str:
@@ -247,8 +269,8 @@ class _Server:
             pass
 
         Answerer.board, Answerer.home = board, f"/{token}/"
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Answerer)
-        self._server.daemon_threads = True
+        self.is_closed = False
+        self._server = _QuietServer(("127.0.0.1", port), Answerer)
         port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{port}/{token}/"
         Answerer.hosts = frozenset({f"127.0.0.1:{port}", f"localhost:{port}"})
@@ -258,9 +280,19 @@ class _Server:
         self._thread.start()
 
     def close(self) -> None:
+        self.is_closed = True
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _QuietServer(http.server.ThreadingHTTPServer):
+    """Says nothing of those who hang up: the terminal is the run's."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing."""
 
 
 class _Answerer(http.server.BaseHTTPRequestHandler):
@@ -278,8 +310,16 @@ class _Answerer(http.server.BaseHTTPRequestHandler):
         with self.board.answering():
             self._get()
 
+    def do_HEAD(self) -> None:
+        """Answer as if it was asked for, without what."""
+        self.do_GET()
+
     def _get(self) -> None:
-        url = urllib.parse.urlsplit(self.path)
+        try:
+            url = urllib.parse.urlsplit(self.path)
+        except ValueError:
+            self._answer(400, "text/plain", b"this is no address\n")
+            return
         if self.headers.get("Host") not in self.hosts:
             self._answer(403, "text/plain", b"this page is for this computer only\n")
         elif url.path == self.home:
@@ -300,10 +340,8 @@ class _Answerer(http.server.BaseHTTPRequestHandler):
         self.send_header("Referrer-Policy", "no-referrer")
         self.send_header("Content-Security-Policy", _POLICY)
         self.end_headers()
-        try:
+        if self.command != "HEAD":
             self.wfile.write(body)
-        except OSError:  # who asked has gone
-            return
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the base's
         """Say nothing: the terminal is the run's."""

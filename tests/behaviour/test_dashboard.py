@@ -1,7 +1,10 @@
 """The live page: what it shows, whom it serves, and that it costs and leaves nothing."""
 
 import http.client
+import io
 import json
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -14,6 +17,7 @@ from support.gates import hold
 
 import flowpar
 from flowpar import Dashboard, delayed
+from flowpar.events import TaskProgress
 from flowpar.views import live
 
 HOSTILE = "<script>alert('x')</script>"
@@ -177,3 +181,49 @@ def test_making_states_is_limited(page, monkeypatch):
 
     flowpar.compute([nap(n) for n in range(60)], scheduler="threads", workers=2, observers=[page])
     assert 1 <= len(spent) <= 2  # one in those three seconds, and the last
+
+
+def test_who_hangs_up_or_asks_oddly_is_not_spoken_of(capfd):
+    page = Dashboard(keep=True)
+    port = int(page.url.split(":")[2].split("/")[0])
+    try:
+        for request in (b"GET http://[/ HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /", b"\0\0\r\n\r\n"):
+            for _ in range(5):
+                with socket.create_connection(("127.0.0.1", port)) as sock:
+                    # Closing then sends a reset, and not an end.
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    sock.sendall(request)
+        answer = urllib.request.urlopen(urllib.request.Request(page.url, method="HEAD"))
+        assert (answer.status, answer.read()) == (200, b"")
+    finally:
+        page.close()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("port", [99_999, -1, "80", 1.5])
+def test_wrong_ports_are_refused(port):
+    with pytest.raises(flowpar.OptionError, match="port"):
+        Dashboard(port=port)
+
+
+def test_a_page_that_has_ended_says_so_to_a_second_run():
+    page = Dashboard()
+    delayed(abs)(-1).compute(scheduler="sync", observers=[page])
+    with pytest.warns(flowpar.FlowparWarning, match="keep=True"):
+        assert delayed(abs)(-2).compute(scheduler="sync", observers=[page]) == 2
+
+
+def test_where_nobody_can_be_told_the_address_the_run_goes_on(monkeypatch):
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr("sys.stderr", closed)
+    before = threading.active_count()
+    assert delayed(abs)(-1).compute(scheduler="sync", dashboard=True) == 1
+    assert threading.active_count() == before
+
+
+def test_tasks_that_say_how_far_they_are_are_shown():
+    step = TaskProgress(key="load[<3>]", done=1500, total=2e6, desc="rows & more")
+    facts = flowpar.run(delayed(abs)(-1), scheduler="sync").facts()
+    bar = live.parts_of(facts, is_running=True, steps=[step])["bar"]
+    assert "load[&lt;3&gt;]: 1,500 of 2,000,000 rows &amp; more" in bar

@@ -884,3 +884,11 @@ def test_draws_without_numpy(tmp_path):
     env = {**os.environ, "PATH": str(tmp_path)}
     result = subprocess.run(command, capture_output=True, text=True, env=env)
     assert result.stdout == "drawn\n", result.stderr
+
+
+def test_what_cannot_be_written_names_the_file_that_was_asked_for(tmp_path):
+    (tmp_path / "folder.svg").mkdir()
+    graph = nx.DiGraph()
+    for path in (tmp_path / "folder.svg", "/proc/picture.svg"):
+        with pytest.raises(OSError, match=str(path)):
+            draw(graph, path)
