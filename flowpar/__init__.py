@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from flowpar.running import compute as compute
     from flowpar.running import run as run
     from flowpar.settings import options as options
-    from flowpar.views.live import Dashboard as Dashboard
+    from flowpar.views.reports.live import Dashboard as Dashboard
 
 __version__ = "0.1.0"
 
@@ -61,7 +61,7 @@ _HOMES = {
     "ArgumentError": "errors",
     "Cache": "caching.cache",
     "Cancelled": "errors",
-    "Dashboard": "views.live",
+    "Dashboard": "views.reports.live",
     "CycleError": "errors",
     "Delayed": "dsl",
     "DelayedFunction": "dsl",

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-    from flowpar.views.picture import Picture
+    from flowpar.views.pictures.picture import Picture
 
 T = TypeVar("T")
 P = ParamSpec("P")

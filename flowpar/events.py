@@ -145,8 +145,8 @@ class Progressed:
     seconds: float
     """Since the run began."""
     facts: Callable[[int | None], Any] = _no_facts
-    """All that is to be told of the run so far (a `flowpar.views.facts.Facts`), of so many of its
-    tasks at most; made when called."""
+    """All that is to be told of the run so far (`flowpar.views.reports.facts.Facts`), of so
+    many of its tasks at most; made when called."""
     steps: Callable[[], list[TaskProgress]] = list
     """How far tasks are that run now and say so; made when called."""
     seconds_left: Callable[[], float | None] = _nobody_knows

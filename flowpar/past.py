@@ -7,8 +7,8 @@ from dataclasses import asdict
 
 from flowpar.caching.store import PastRun, Store
 from flowpar.record import Run
-from flowpar.views import facts
-from flowpar.views.facts import Facts, facts_from, program
+from flowpar.views.reports import facts
+from flowpar.views.reports.facts import Facts, facts_from, program
 
 
 def remember(store: Store, run: Run) -> None:

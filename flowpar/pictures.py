@@ -12,7 +12,7 @@ from flowpar.settings import resolve
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flowpar.views.picture import Picture
+    from flowpar.views.pictures.picture import Picture
 
 MOST_SHOWN: Final = 20_000
 """Tasks of a graph that a notebook draws without being asked to: one second."""
@@ -69,7 +69,7 @@ def visualize(
     >>> "abs" in picture.svg
     True
     """
-    from flowpar.views.picture import draw, wanted_of  # noqa: PLC0415 - most runs draw nothing
+    from flowpar.views.pictures.picture import draw, wanted_of  # noqa: PLC0415 - most runs draw nothing
 
     wanted_of(options)  # before a cache is looked at, which takes longer
     graph = graph_of(targets)[0]
@@ -84,7 +84,7 @@ def visualize(
 
 def picture_for_notebook(target: Any) -> str | None:
     """Return what a target needs, drawn as SVG; None: it is too large to be drawn unasked."""
-    from flowpar.views.picture import draw  # noqa: PLC0415 - most runs draw nothing
+    from flowpar.views.pictures.picture import draw  # noqa: PLC0415 - most runs draw nothing
 
     graph = Graph(values_needed([search(target, "the target")]))
     return draw(graph.to_networkx()).svg if len(graph) <= MOST_SHOWN else None

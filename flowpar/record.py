@@ -24,9 +24,9 @@ from flowpar.sampling import Sample, Samples
 from flowpar.status import Status
 
 if TYPE_CHECKING:
-    from flowpar.views.facts import Facts
-    from flowpar.views.picture import Picture
-    from flowpar.views.spans import History
+    from flowpar.views.pictures.picture import Picture
+    from flowpar.views.reports.facts import Facts
+    from flowpar.views.timelines.spans import History
 
 
 MOST_SHOWN = 20_000
@@ -264,7 +264,7 @@ class Run:
         >>> "2 done" in done.visualize().svg
         True
         """
-        from flowpar.views.picture import draw  # noqa: PLC0415 - most runs draw nothing
+        from flowpar.views.pictures.picture import draw  # noqa: PLC0415 - most runs draw nothing
 
         return draw(self.to_networkx(), path, **options)
 
@@ -330,7 +330,7 @@ class Run:
         >>> done.timeline(tempfile.mkdtemp() + "/timeline.svg").name
         'timeline.svg'
         """
-        from flowpar.views import timeline  # noqa: PLC0415 - most runs draw nothing
+        from flowpar.views.timelines import timeline  # noqa: PLC0415 - most runs draw nothing
 
         if path is None:
             return timeline.draw(self._history(), ax)
@@ -364,7 +364,7 @@ class Run:
         >>> [event["name"] for event in json.loads(text)["traceEvents"] if event["ph"] == "X"]
         ['on the way', 'pow', 'on the way']
         """
-        from flowpar.views.trace import write_trace  # noqa: PLC0415 - most runs write none
+        from flowpar.views.timelines.trace import write_trace  # noqa: PLC0415 - most runs write none
 
         return write_trace(path, self._history(), self.tasks, self.samples)
 
@@ -398,7 +398,7 @@ class Run:
         >>> done.report(tempfile.mkdtemp() + "/run.html").name
         'run.html'
         """
-        from flowpar.views.report import write_report  # noqa: PLC0415 - most runs write none
+        from flowpar.views.reports.report import write_report  # noqa: PLC0415 - most runs write none
 
         return write_report(self.facts(), path)
 
@@ -410,8 +410,8 @@ class Run:
         most
             Tasks; of more than these, only what failed and the first that were called are told of.
         """
-        from flowpar.views import facts  # noqa: PLC0415 - as above
-        from flowpar.views.totals import totals_of  # noqa: PLC0415 - as above
+        from flowpar.views.reports import facts  # noqa: PLC0415 - as above
+        from flowpar.views.reports.totals import totals_of  # noqa: PLC0415 - as above
 
         total = len(self.tasks)
         indices: Sequence[int] = range(total)
@@ -455,7 +455,7 @@ class Run:
         return self._ledger.begin + CLOCK_OFFSET
 
     def _history(self, only: Collection[int] | None = None) -> History:
-        from flowpar.views.spans import history_of  # noqa: PLC0415 - as above
+        from flowpar.views.timelines.spans import history_of  # noqa: PLC0415 - as above
 
         return history_of(
             self.graph,

@@ -110,7 +110,7 @@ def scheduler_of(graph: Graph, options: Options) -> Scheduler:
     if options.capture == "all" and not nested:
         observers.append(Output())
     if options.dashboard and not nested:
-        from flowpar.views.live import Dashboard  # noqa: PLC0415 - brings an HTTP server
+        from flowpar.views.reports.live import Dashboard  # noqa: PLC0415 - brings an HTTP server
 
         observers.append(Dashboard.announced())
     return Scheduler(graph, options, observers=observers)

@@ -692,7 +692,7 @@ class Scheduler:
 
 def _checked(report: str | os.PathLike[str]) -> Path:
     """Return where the report of a run goes; or raise now, and not at its end."""
-    from flowpar.views import report as views  # noqa: PLC0415 - most runs have none
+    from flowpar.views.reports import report as views  # noqa: PLC0415 - most runs have none
 
     file = views.check_report(report)
     # Beside the run: it takes a second, for which nobody who has pressed Ctrl-C waits.

@@ -25,7 +25,7 @@ from flowpar.pools.transport import Report
 from flowpar.record import Run
 
 if TYPE_CHECKING:
-    from flowpar.views.facts import Facts
+    from flowpar.views.reports.facts import Facts
 
 TICK: Final = 0.1
 """Seconds between two looks at the progress."""

@@ -35,9 +35,9 @@ from flowpar.errors import FlowparError
 from flowpar.graph import Graph
 from flowpar.preview import Look, accept_in, preview
 from flowpar.settings import SCHEDULERS, Options, options
-from flowpar.views.contents import CLUSTERS, RANKDIRS
-from flowpar.views.picture import draw
-from flowpar.views.styles import COLOURS
+from flowpar.views.pictures.contents import CLUSTERS, RANKDIRS
+from flowpar.views.pictures.picture import draw
+from flowpar.views.pictures.styles import COLOURS
 
 EXAMPLES: Final = """\
 examples:

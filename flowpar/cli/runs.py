@@ -13,7 +13,7 @@ from flowpar.caching.store import PastRun, Store
 from flowpar.cli.caches import opened
 from flowpar.cli.output import DONE, WrongUsage, show
 from flowpar.past import facts_of
-from flowpar.views.facts import Facts
+from flowpar.views.reports.facts import Facts
 
 
 def add_commands(commands: Any) -> None:
@@ -97,13 +97,13 @@ def _lines(facts: Facts) -> list[str]:
 
 
 def _report(given: argparse.Namespace) -> int:
-    from flowpar.views.report import write_report  # noqa: PLC0415 - brings bokeh
+    from flowpar.views.reports.report import write_report  # noqa: PLC0415 - brings bokeh
 
     return _written(given, str(write_report(_facts(given), given.output)))
 
 
 def _trace(given: argparse.Namespace) -> int:
-    from flowpar.views.trace import write_trace  # noqa: PLC0415 - few commands write one
+    from flowpar.views.timelines.trace import write_trace  # noqa: PLC0415 - few commands write one
 
     facts = _facts(given)
     written = write_trace(given.output, facts.history, facts.records, facts.samples)

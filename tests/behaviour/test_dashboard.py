@@ -18,7 +18,7 @@ from support.gates import hold
 import flowpar
 from flowpar import Dashboard, delayed
 from flowpar.events import TaskProgress
-from flowpar.views import live
+from flowpar.views.reports import live
 
 HOSTILE = "<script>alert('x')</script>"
 
@@ -142,7 +142,7 @@ def test_it_ends_with_the_run_also_if_that_fails(capfd):
 
 LOOKED_AT = """
 import sys, flowpar
-from flowpar.views import live
+from flowpar.views.reports import live
 live.Board.is_looked_at = True
 page = flowpar.Dashboard(keep=True)
 inc = flowpar.delayed(abs)

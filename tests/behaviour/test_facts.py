@@ -6,8 +6,8 @@ import pytest
 
 import flowpar
 from flowpar import delayed
-from flowpar.views.facts import MOST_KEPT
-from flowpar.views.report import functions_of, head_of
+from flowpar.views.reports.facts import MOST_KEPT
+from flowpar.views.reports.report import functions_of, head_of
 
 
 @delayed

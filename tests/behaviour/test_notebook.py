@@ -35,7 +35,7 @@ def test_a_run_is_a_picture_and_a_table():
 
 
 def test_an_error_of_the_picture_leaves_the_text(monkeypatch):
-    from flowpar.views import picture
+    from flowpar.views.pictures import picture
 
     def fail(*args, **kwargs):
         raise RuntimeError("no picture today")

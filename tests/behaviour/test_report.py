@@ -14,8 +14,8 @@ import flowpar
 from flowpar import delayed
 from flowpar.cli import main
 from flowpar.past import facts_of
-from flowpar.views import facts as facts_module
-from flowpar.views.facts import facts_from
+from flowpar.views.reports import facts as facts_module
+from flowpar.views.reports.facts import facts_from
 
 pytest.importorskip("bokeh")
 

@@ -262,7 +262,7 @@ def test_a_large_run_makes_files_of_a_size_to_be_opened(tmp_path):
 
 @pytest.mark.parametrize(("most", "which"), [(60_000, "each"), (100, "the 100 that took longest")])
 def test_a_page_says_from_where_on_calls_are_seen_one_by_one(tmp_path, monkeypatch, most, which):
-    from flowpar.views import timeline_detail
+    from flowpar.views.timelines import detail as timeline_detail
 
     monkeypatch.setattr(timeline_detail, "MOST_CALLS", most)
     run = flowpar.run([delayed(abs)(n) for n in range(5_000)], scheduler="sync")

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 
 import flowpar
 from flowpar.errors import FlowparError, FlowparWarning, MissingExtra, OptionError
-from flowpar.views import engines
-from flowpar.views.choosing import critical_path
-from flowpar.views.contents import Wanted, drawing_of
-from flowpar.views.drawing import TIMES
-from flowpar.views.layered import _spread
-from flowpar.views.picture import draw
-from flowpar.views.styles import STYLES, style_of
-from flowpar.views.svg import to_svg
+from flowpar.views.pictures import engines
+from flowpar.views.pictures.choosing import critical_path
+from flowpar.views.pictures.contents import Wanted, drawing_of
+from flowpar.views.pictures.drawing import TIMES
+from flowpar.views.pictures.layered import _spread
+from flowpar.views.pictures.picture import draw
+from flowpar.views.pictures.styles import STYLES, style_of
+from flowpar.views.pictures.svg import to_svg
 
 DOT = shutil.which("dot")
 needs_dot = pytest.mark.skipif(DOT is None, reason="needs the program dot of Graphviz")
@@ -685,8 +685,8 @@ class TestLibrary:
 
     def test_leaves_nothing_in_the_process(self):
         code = (
-            "import sys, threading; from flowpar.views import engines; "
-            "from flowpar.views.contents import drawing_of; import networkx as nx; "
+            "import sys, threading; from flowpar.views.pictures import engines; "
+            "from flowpar.views.pictures.contents import drawing_of; import networkx as nx; "
             "graph = nx.DiGraph(); graph.add_node(0, key='a', function='a'); "
             "engines.program = lambda dot: None; engines.svg_of(drawing_of(graph), None, 60.0); "
             "print('wasmtime' in sys.modules, threading.active_count())"
@@ -866,7 +866,7 @@ class TestLayout:
 
 def test_loads_nothing_before_it_is_needed():
     code = (
-        "import sys, flowpar.views.picture, flowpar.views.progress; "
+        "import sys, flowpar.views.pictures.picture, flowpar.views.progress; "
         "print(sorted({'networkx', 'graphviz', 'numpy', 'tqdm'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -876,7 +876,7 @@ def test_loads_nothing_before_it_is_needed():
 def test_draws_without_numpy(tmp_path):
     code = (
         "import sys; sys.modules['numpy'] = None; import networkx as nx; "
-        "from flowpar.views.picture import draw; graph = nx.DiGraph(); "
+        "from flowpar.views.pictures.picture import draw; graph = nx.DiGraph(); "
         "graph.add_node(0, key='one', function='f'); graph.add_node(1, key='two', function='f'); "
         "graph.add_edge(0, 1); draw(graph, sys.argv[1]); print('drawn')"
     )

@@ -14,8 +14,8 @@ from flowpar.ledger import Ledger
 from flowpar.planner import Plan
 from flowpar.pools.transport import Report
 from flowpar.status import Status
-from flowpar.views.bars import MOST_FUNCTIONS, MOST_LANES, MOST_SINGLE, OTHERS, lay_out
-from flowpar.views.spans import History, Row, Span, Trip, history_of, lanes_of, united
+from flowpar.views.timelines.bars import MOST_FUNCTIONS, MOST_LANES, MOST_SINGLE, OTHERS, lay_out
+from flowpar.views.timelines.spans import History, Row, Span, Trip, history_of, lanes_of, united
 
 
 def report(start, ends, worker="thread 1", *, cpu=None, unstarted=()):

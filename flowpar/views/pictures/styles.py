@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from flowpar.views.drawing import Note, Palette, duration
+from flowpar.views.pictures.drawing import Note, Palette, duration
 
 COLOURS: Final = ("auto", "function", "status", "time")
 

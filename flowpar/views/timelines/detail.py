@@ -16,10 +16,10 @@ from typing import Any, Final, NamedTuple
 
 from bokeh.models import AllIndices, ColumnDataSource, CustomJS, HoverTool, IndexFilter
 
-from flowpar.views.bars import Bar, Layout
-from flowpar.views.drawing import duration, shown
-from flowpar.views.spans import History
-from flowpar.views.timeline_style import MARKS, Place, mark_of
+from flowpar.views.pictures.drawing import duration, shown
+from flowpar.views.timelines.bars import Bar, Layout
+from flowpar.views.timelines.spans import History
+from flowpar.views.timelines.style import MARKS, Place, mark_of
 
 MOST_CALLS: Final = 60_000
 """That a page carries one by one, in about 50 bytes each; of more, those that took longest."""

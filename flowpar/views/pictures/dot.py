@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from flowpar.views.drawing import LEGEND_GAP, Arrow, Box, Drawing
-from flowpar.views.layered import is_wide
+from flowpar.views.pictures.drawing import LEGEND_GAP, Arrow, Box, Drawing
+from flowpar.views.pictures.layered import is_wide
 
 if TYPE_CHECKING:
     import graphviz

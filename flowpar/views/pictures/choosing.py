@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowpar.errors import OptionError
 from flowpar.policy import unknown_name
-from flowpar.views.nodes import Nodes
+from flowpar.views.pictures.nodes import Nodes
 
 if TYPE_CHECKING:
     import networkx as nx

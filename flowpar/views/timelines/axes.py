@@ -13,10 +13,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path as Outline
 
-from flowpar.views.bars import OTHERS, Bar, Layout, lay_out
 from flowpar.views.files import draft_of
-from flowpar.views.spans import History
-from flowpar.views.timeline_style import (
+from flowpar.views.timelines.bars import OTHERS, Bar, Layout, lay_out
+from flowpar.views.timelines.spans import History
+from flowpar.views.timelines.style import (
     FAILED_COLOUR,
     MARKS,
     MOVING,

@@ -1,7 +1,7 @@
 """A graph as a picture: in a file, or in a notebook.
 
 Graphviz draws where it is installed, as the program ``dot`` or as a library (extra "viz"), and the
-graph is not too large for it; otherwise SVG comes from `flowpar.views.svg`, which needs nothing.
+graph is not too large for it; otherwise SVG comes from `svg`, which needs nothing.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flowpar.errors import OptionError
 from flowpar.policy import unknown_name
-from flowpar.views import engines
-from flowpar.views.contents import Wanted, drawing_of
-from flowpar.views.dot import dot_source
-from flowpar.views.drawing import Drawing
 from flowpar.views.files import checked, write
-from flowpar.views.mermaid import mermaid
-from flowpar.views.svg import to_svg
-from flowpar.views.texts import network_text, node_link
+from flowpar.views.pictures import engines
+from flowpar.views.pictures.contents import Wanted, drawing_of
+from flowpar.views.pictures.dot import dot_source
+from flowpar.views.pictures.drawing import Drawing
+from flowpar.views.pictures.mermaid import mermaid
+from flowpar.views.pictures.svg import to_svg
+from flowpar.views.pictures.texts import network_text, node_link
 
 if TYPE_CHECKING:
     import networkx as nx

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from flowpar.views.spans import History, Interval, Row, Span, lanes_of
+from flowpar.views.timelines.spans import History, Interval, Row, Span, lanes_of
 
 MOST_SINGLE: Final = 3_000
 """Up to so many spans are drawn one by one."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from flowpar.errors import MissingExtra, OptionError
 from flowpar.views.files import checked
-from flowpar.views.spans import History
+from flowpar.views.timelines.spans import History
 
 SUFFIXES: Final = (".svg", ".png", ".pdf", ".html")
 
@@ -21,12 +21,12 @@ def write(history: History, path: str | os.PathLike[str], ax: Any = None) -> Pat
         raise OptionError("a timeline is drawn into a file or into axes: give `path` or `ax`")
     if file.suffix.lower() == ".html":
         _need("bokeh", "report")
-        from flowpar.views.timeline_page import write_page  # noqa: PLC0415 - brings bokeh
+        from flowpar.views.timelines.page import write_page  # noqa: PLC0415 - brings bokeh
 
         write_page(history, file)
     else:
         _need("matplotlib", "plot")
-        from flowpar.views.timeline_axes import write_figure  # noqa: PLC0415 - brings matplotlib
+        from flowpar.views.timelines.axes import write_figure  # noqa: PLC0415 - brings matplotlib
 
         write_figure(history, file)
     return file
@@ -35,7 +35,7 @@ def write(history: History, path: str | os.PathLike[str], ax: Any = None) -> Pat
 def draw(history: History, ax: Any = None) -> Any:
     """Draw the timeline of a run into axes of matplotlib; see `flowpar.Run.timeline`."""
     _need("matplotlib", "plot")
-    from flowpar.views.timeline_axes import draw_axes, new_axes  # noqa: PLC0415 - as above
+    from flowpar.views.timelines.axes import draw_axes, new_axes  # noqa: PLC0415 - as above
 
     return draw_axes(history, new_axes(history) if ax is None else ax)
 

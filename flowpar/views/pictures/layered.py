@@ -17,7 +17,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Final
 
-from flowpar.views.drawing import Drawing
+from flowpar.views.pictures.drawing import Drawing
 
 SWEEPS: Final = 8
 """How often the layers are put into order, and into places; more changes little."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from flowpar.views.bars import OTHERS, lay_out
-from flowpar.views.drawing import shown
-from flowpar.views.spans import History
-from flowpar.views.svg import escaped
-from flowpar.views.timeline_style import (
+from flowpar.views.pictures.drawing import shown
+from flowpar.views.pictures.svg import escaped
+from flowpar.views.timelines.bars import OTHERS, lay_out
+from flowpar.views.timelines.spans import History
+from flowpar.views.timelines.style import (
     FAILED_COLOUR,
     MOVING_COLOUR,
     WAITING_COLOUR,

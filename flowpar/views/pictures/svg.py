@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Final
 
-from flowpar.views.drawing import LEGEND_GAP, Arrow, Box, Drawing, Note, columns
-from flowpar.views.layered import Frame, Layout, lay_out
+from flowpar.views.pictures.drawing import LEGEND_GAP, Arrow, Box, Drawing, Note, columns
+from flowpar.views.pictures.layered import Frame, Layout, lay_out
 
 _FONT_SIZE: Final = 11
 _COLUMN: Final = 6.65

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from flowpar.views.choosing import focused
-from flowpar.views.contents import Wanted, drawing_of
-from flowpar.views.dot import legend_texts
+from flowpar.views.pictures.choosing import focused
+from flowpar.views.pictures.contents import Wanted, drawing_of
+from flowpar.views.pictures.dot import legend_texts
 
 if TYPE_CHECKING:
     import networkx as nx

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flowpar.errors import OptionError
 from flowpar.policy import check_choice
-from flowpar.views.choosing import critical_path, focused
-from flowpar.views.drawing import (
+from flowpar.views.pictures.choosing import critical_path, focused
+from flowpar.views.pictures.drawing import (
     LONGEST_LABEL,
     LONGEST_TITLE,
     TIMES,
@@ -23,12 +23,21 @@ from flowpar.views.drawing import (
     joined,
     shown,
 )
-from flowpar.views.styles import COLOURS, ByFunction, ByStatus, ByTime, Ink, counted, said, summed
+from flowpar.views.pictures.styles import (
+    COLOURS,
+    ByFunction,
+    ByStatus,
+    ByTime,
+    Ink,
+    counted,
+    said,
+    summed,
+)
 
 if TYPE_CHECKING:
     import networkx as nx
 
-    from flowpar.views.nodes import Nodes
+    from flowpar.views.pictures.nodes import Nodes
 
 MOST_NODES: Final = 300
 """A graph of more tasks is drawn with one box for each function, unless it is asked for in full."""
@@ -43,7 +52,7 @@ RANKDIRS: Final = ("LR", "TB")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """How a graph is to be drawn; as in `flowpar.views.picture.draw`."""
+    """How a graph is to be drawn; as in `flowpar.views.pictures.picture.draw`."""
 
     collapse: bool | str = "auto"
     color: str = "auto"

@@ -23,12 +23,12 @@ from typing import Any, ClassVar, Final
 from flowpar.errors import FlowparError, OptionError
 from flowpar.events import Progressed, RunEnded, RunStarted, TaskProgress
 from flowpar.policy import check_count
-from flowpar.views.contents import Wanted, drawing_of
-from flowpar.views.facts import Facts
-from flowpar.views.nodes import Nodes
-from flowpar.views.report import add_nodes, failures_of, functions_of, head_of
-from flowpar.views.svg import to_svg
-from flowpar.views.timeline_svg import timeline_svg
+from flowpar.views.pictures.contents import Wanted, drawing_of
+from flowpar.views.pictures.nodes import Nodes
+from flowpar.views.pictures.svg import to_svg
+from flowpar.views.reports.facts import Facts
+from flowpar.views.reports.report import add_nodes, failures_of, functions_of, head_of
+from flowpar.views.timelines.small_svg import timeline_svg
 
 REFRESH_SECONDS: Final = 0.5
 """Between two states at least."""

@@ -21,12 +21,12 @@ from bokeh.models import (
 from bokeh.plotting import figure
 from bokeh.resources import INLINE
 
-from flowpar.views.bars import OTHERS, Bar, Layout, RowOfBars, Strip, lay_out
-from flowpar.views.drawing import TIMES, shown
 from flowpar.views.files import write
-from flowpar.views.spans import History
-from flowpar.views.timeline_detail import Detail
-from flowpar.views.timeline_style import (
+from flowpar.views.pictures.drawing import TIMES, shown
+from flowpar.views.timelines.bars import OTHERS, Bar, Layout, RowOfBars, Strip, lay_out
+from flowpar.views.timelines.detail import Detail
+from flowpar.views.timelines.spans import History
+from flowpar.views.timelines.style import (
     FAILED_COLOUR,
     MARKS,
     MOVING,

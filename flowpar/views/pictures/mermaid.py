@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from flowpar.views.contents import Wanted, drawing_of
-from flowpar.views.dot import legend_texts
-from flowpar.views.drawing import Arrow, Box, Drawing
-from flowpar.views.layered import is_wide
+from flowpar.views.pictures.contents import Wanted, drawing_of
+from flowpar.views.pictures.dot import legend_texts
+from flowpar.views.pictures.drawing import Arrow, Box, Drawing
+from flowpar.views.pictures.layered import is_wide
 
 if TYPE_CHECKING:
     import networkx as nx

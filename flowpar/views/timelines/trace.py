@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 from flowpar.events import TaskRecord
 from flowpar.sampling import Sample
 from flowpar.views.files import checked, draft_of
-from flowpar.views.spans import History, Row, Span, lanes_of
+from flowpar.views.timelines.spans import History, Row, Span, lanes_of
 
 SUFFIXES: Final = (".json", ".json.gz")
 

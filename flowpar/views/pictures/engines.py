@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from flowpar.errors import FlowparError, FlowparWarning, MissingExtra, OptionError
-from flowpar.views.dot import FONT, dot_source, legend_texts
-from flowpar.views.drawing import Drawing
-from flowpar.views.svg import escaped, legend_line, to_svg
+from flowpar.views.pictures.dot import FONT, dot_source, legend_texts
+from flowpar.views.pictures.drawing import Drawing
+from flowpar.views.pictures.svg import escaped, legend_line, to_svg
 
 DOT_TIMEOUT: Final = 30.0
 """Seconds that Graphviz may take; it is worse than linear, and 40,000 edges took it 77 s."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from flowpar.errors import MissingExtra, OptionError
-from flowpar.views.facts import MOST_KEPT, Facts
 from flowpar.views.files import checked, write
-from flowpar.views.nodes import Nodes
+from flowpar.views.pictures.nodes import Nodes
+from flowpar.views.reports.facts import MOST_KEPT, Facts
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -50,7 +50,7 @@ def check_report(path: str | os.PathLike[str]) -> Path:
 
 def load_charts() -> None:
     """Import what draws the charts of a report."""
-    import flowpar.views.report_charts  # noqa: F401, PLC0415 - brings bokeh
+    import flowpar.views.reports.charts  # noqa: F401, PLC0415 - brings bokeh
 
 
 def write_report(facts: Facts, path: str | os.PathLike[str]) -> Path:
@@ -65,7 +65,7 @@ def page_of(facts: Facts) -> str:
     from bokeh.embed import components  # noqa: PLC0415 - slow to import
     from bokeh.resources import Resources  # noqa: PLC0415 - as above
 
-    from flowpar.views.report_charts import charts_of  # noqa: PLC0415 - brings bokeh
+    from flowpar.views.reports.charts import charts_of  # noqa: PLC0415 - brings bokeh
 
     charts = charts_of(facts)
     script, places = components(charts)
@@ -141,9 +141,9 @@ def head_of(facts: Facts, status: str | None = None) -> str:
 
 def graph_of(facts: Facts) -> str:
     """Return the picture of a run."""
-    from flowpar.views.contents import drawing_of  # noqa: PLC0415 - brings networkx
-    from flowpar.views.picture import draw, wanted_of  # noqa: PLC0415 - as above
-    from flowpar.views.svg import to_svg  # noqa: PLC0415 - as above
+    from flowpar.views.pictures.contents import drawing_of  # noqa: PLC0415 - brings networkx
+    from flowpar.views.pictures.picture import draw, wanted_of  # noqa: PLC0415 - as above
+    from flowpar.views.pictures.svg import to_svg  # noqa: PLC0415 - as above
 
     if not facts.records:
         return ""

@@ -17,8 +17,8 @@ from typing import Any, Final
 from flowpar.events import Counts, TaskRecord
 from flowpar.pools.resources import cpu_count
 from flowpar.sampling import Sample
-from flowpar.views.spans import History
-from flowpar.views.totals import Total
+from flowpar.views.reports.totals import Total
+from flowpar.views.timelines.spans import History
 
 MOST_KEPT: Final = 1_000
 """Tasks that are kept of a run; of a larger one the first of those that were called."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from flowpar.views.bars import OTHERS, Bar, Layout, RowOfBars
-from flowpar.views.drawing import Palette, duration, shown
-from flowpar.views.spans import History
+from flowpar.views.pictures.drawing import Palette, duration, shown
+from flowpar.views.timelines.bars import OTHERS, Bar, Layout, RowOfBars
+from flowpar.views.timelines.spans import History
 
 OTHERS_COLOUR: Final = "#9aa0a6"
 FAILED_COLOUR: Final = "#c62828"

@@ -14,9 +14,9 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure
 
-from flowpar.views.drawing import shown
-from flowpar.views.facts import Facts
-from flowpar.views.timeline_page import plot_of
+from flowpar.views.pictures.drawing import shown
+from flowpar.views.reports.facts import Facts
+from flowpar.views.timelines.page import plot_of
 
 _LONGEST: Final = 120
 _COLOURS: Final = ("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f")

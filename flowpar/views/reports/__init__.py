@@ -1,0 +1,1 @@
+"""All that is to be told of a run: kept, on one page, or live."""

@@ -1,0 +1,1 @@
+"""Who did what when: plain data, and charts and traces of it."""
