@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, ov
 from flowpar import running
 from flowpar.arguments import ATOMS, gather, search
 from flowpar.errors import OptionError
-from flowpar.notes import describe
+from flowpar.notes import describe, on_one_line
 from flowpar.packs import packed, taken_from
 from flowpar.policy import DEFAULT_POLICY, Policy, policy_from
 from flowpar.record import Run
@@ -178,7 +178,7 @@ class DelayedFunction(Generic[T]):
         return _BoundFunction(self._function, instance)
 
     def __repr__(self) -> str:
-        return f"<delayed {self._function.name}>"
+        return f"<delayed {on_one_line(self._function.name)}>"
 
     def __reduce__(self) -> tuple[object, ...]:
         return DelayedFunction, (self._function,)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from flowpar.errors import CycleError, InternalError
+from flowpar.pickling import MAIN
 from flowpar.task import ALL_REFS, LITERAL, MIXED, TASK_TYPES, Call, Function, Ref, Task, Template
 
 _NO_TASKS: Final[tuple[int, ...]] = ()
@@ -282,7 +283,9 @@ def _module_of(call: object) -> str | None:
     while isinstance(call, functools.partial):
         call = call.func
     module = getattr(call, "__module__", None)
-    return module if isinstance(module, str) else None
+    if not isinstance(module, str):
+        return None
+    return "__main__" if module in MAIN else module
 
 
 def needed_by(task: Task) -> tuple[Task, ...]:

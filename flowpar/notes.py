@@ -23,7 +23,14 @@ def describe(task: Task) -> str:
     parts = [_short(argument) for argument in task._args]
     parts += [f"{name}={_short(value)}" for name, value in (task._kwargs or {}).items()]
     text = ", ".join(parts[:8]) + (", …" if len(parts) > 8 else "")  # noqa: PLR2004 - a screen line
-    return f"{task._function.name}({text})"
+    return on_one_line(f"{task._function.name}({text})")
+
+
+def on_one_line(text: str) -> str:
+    """Escape what a terminal would obey, and what no encoding has: a lone surrogate."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _short(value: object) -> str:
@@ -42,8 +49,7 @@ def _short(value: object) -> str:
         text = _REPR.repr(value)
     except (Exception, SystemExit):  # noqa: BLE001 - a __repr__ of the user's
         return f"<{kind}>"
-    # On one line, and with no character that a terminal would obey.
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:60])
+    text = on_one_line(text[:60])
     return text if len(text) < 60 else text[:57] + "…"  # noqa: PLR2004 - a third of a line
 
 

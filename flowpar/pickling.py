@@ -11,12 +11,25 @@ from typing import Any, Final
 
 BufferCallback = Callable[[pickle.PickleBuffer], Any]
 
+MAIN: Final = frozenset({"__main__", "__mp_main__"})
+"""What the main module is called: by its other name multiprocessing, and `flowpar run`, load a
+script whose guard must not hold. No worker imports it by either."""
+
 
 def dumps(value: object, buffer_callback: BufferCallback | None = None) -> bytes:
     """Return the pickle of a value; functions and classes of ``__main__`` travel by value."""
     import cloudpickle  # noqa: PLC0415 - slow to import, and a serial run needs none of it
 
+    _let_main_travel(cloudpickle.register_pickle_by_value)
     return cloudpickle.dumps(value, protocol=5, buffer_callback=buffer_callback)  # type: ignore[no-any-return]
+
+
+def _let_main_travel(register: Callable[[types.ModuleType], object]) -> None:
+    """Have the slower pickler treat both names of the main module alike: by itself it knows one."""
+    main = sys.modules.get("__mp_main__")
+    # It may be the other name of a module that is called `__main__`.
+    if main is not None and getattr(main, "__name__", None) == "__mp_main__":
+        register(main)
 
 
 def dump(value: object, buffer_callback: BufferCallback | None = None) -> bytes:
@@ -60,7 +73,7 @@ class _FastPickler(pickle.Pickler):
     def reducer_override(self, value: object) -> Any:
         # Called for classes, functions and instances only, never for plain data.
         kind = value if isinstance(value, type) else type(value)
-        if kind.__module__ == "__main__":
+        if kind.__module__ in MAIN:
             raise _ByNameRefused
         if isinstance(value, types.FunctionType):
             package = (value.__module__ or "").partition(".")[0]
@@ -88,9 +101,11 @@ def dump_to_keep(value: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
         buffers.clear()
     import cloudpickle  # noqa: PLC0415 - as above
 
+    _let_main_travel(cloudpickle.register_pickle_by_value)
+
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, thing: object) -> Any:
-            if isinstance(thing, type) and thing.__module__ == "__main__":
+            if isinstance(thing, type) and thing.__module__ in MAIN:
                 return main_class, (thing.__qualname__, dumps(thing))
             return super().reducer_override(thing)
 

@@ -100,6 +100,10 @@ instead_of_running: list[Callable[[Graph, Options], NoReturn]] = []
 """What is done in place of a run, if anything: a script is asked what it would run."""
 
 
+watching: list[object] = []
+"""Observers of all runs that no task starts, beside those that a run is given."""
+
+
 def scheduler_of(graph: Graph, options: Options) -> Scheduler:
     """Return what will run a graph, with a bar if it is wanted."""
     if instead_of_running:
@@ -107,6 +111,8 @@ def scheduler_of(graph: Graph, options: Options) -> Scheduler:
     nested = worker.is_inside_task() or worker.IN_PROCESS
     progress = None if nested else Progress.wanted(options.progress)
     observers: list[object] = [progress] if progress else []
+    if not nested:
+        observers.extend(watching)
     if options.capture == "all" and not nested:
         observers.append(Output())
     if options.dashboard and not nested:

@@ -1,4 +1,4 @@
-"""What one call is; imports only errors and policy.
+"""What one call is; imports only policy and pickling.
 
 The records here cross every boundary of the package. The user's calls come in as `Task`; `Call` is
 the form in which a pool gets them.
@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from flowpar.pickling import MAIN
 from flowpar.policy import DEFAULT_POLICY, Policy
 
 
@@ -108,7 +109,7 @@ class Function:
         """
         if self._sent is None:
             call = self.call
-            in_module = getattr(call, "__module__", "__main__") != "__main__"
+            in_module = getattr(call, "__module__", "__main__") not in MAIN
             hidden = in_module and _is_hidden(call)
             self._sent = Hidden(call.__module__, call.__qualname__) if hidden else call
         return self._sent

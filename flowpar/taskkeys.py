@@ -11,6 +11,7 @@ from flowpar.caching.digest import NotDigestible, hashed
 from flowpar.caching.files import FileMissing
 from flowpar.caching.keeping import Expected, digester, imported_of
 from flowpar.caching.keys import KeyMaker, Literals, Part
+from flowpar.caching.origins import is_main
 from flowpar.graph import Graph
 from flowpar.pools.transport import PLAIN
 from flowpar.task import ALL_REFS, Function, Ref, Template, value
@@ -230,5 +231,5 @@ def _expected_of(function: Function) -> Expected | None:
         code = digester().code(function.call)
     except NotDigestible:
         return None
-    travels = getattr(function.call, "__module__", "__main__") == "__main__"
+    travels = is_main(getattr(function.call, "__module__", "__main__"))
     return Expected(code.digest, imported_of(code) if travels else None)

@@ -13,6 +13,8 @@ import types
 from pathlib import Path
 from typing import Any, Final
 
+from flowpar.pickling import MAIN
+
 __all__ = [
     "Origin",
     "is_extension",
@@ -95,7 +97,7 @@ def is_extension(module: types.ModuleType) -> bool:
 
 def is_main(name: str | None) -> bool:
     """Return whether a name is one of the program's main module, whose own name is another."""
-    return name in {"__main__", "__mp_main__"}
+    return name in MAIN
 
 
 def name_to_import(module: str) -> str:

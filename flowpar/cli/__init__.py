@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any, Final
 
-from flowpar import running
-from flowpar.cli import caches, doctor, runs
+from flowpar.cli import caches, computing, doctor, runs
 from flowpar.cli.output import (
     DONE,
     FAILED,
     INTERRUPTED,
-    WRONG_USAGE,
+    Refused,
     WrongUsage,
+    place_to_write,
+    refusing,
     short_warnings,
     show,
+    tell,
 )
 from flowpar.cli.scripts import (
     Answer,
     Answered,
     ScriptFailed,
+    add_script,
     ask,
-    execute,
-    own_cache,
-    place_of,
-    setting,
-    target_of,
 )
 from flowpar.errors import FlowparError
 from flowpar.graph import Graph
 from flowpar.preview import Look, accept_in, preview
-from flowpar.settings import SCHEDULERS, Options, options
+from flowpar.settings import Options
 from flowpar.views.pictures.contents import CLUSTERS, RANKDIRS
-from flowpar.views.pictures.picture import draw
+from flowpar.views.pictures.picture import SUFFIXES, draw
 from flowpar.views.pictures.styles import COLOURS
 
 EXAMPLES: Final = """\
@@ -52,7 +48,9 @@ examples:
   flowpar cache prune --max-size 20G    forget what was not used for longest
 
 A script is a Python file or a module, with :NAME the delayed value of that name, the list or
-dictionary of some, or a function that returns one. What follows -- are the script's own arguments.
+dictionary of some, or a function that returns one; - is one from the standard input. What follows
+-- are the script's own arguments. With --json the output is data alone: what scripts and tasks
+print goes to the errors. That of run is the run of what is named, or the list of all of a script.
 Exit codes: 0 done, 1 a task failed, 2 wrong usage, 130 interrupted.
 """
 
@@ -88,13 +86,12 @@ def _exit_code(do: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # of a pager that was left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except FlowparError as error:
+    except Refused as error:
         print(f"flowpar: {error}", file=sys.stderr)
-        return WRONG_USAGE if isinstance(error, WrongUsage) else FAILED
-    except ScriptFailed as failed:
-        sys.excepthook(type(failed.error), failed.error, failed.error.__traceback__)
+        return error.exit_code
+    except (ScriptFailed, FlowparError) as error:
+        tell(error.error if isinstance(error, ScriptFailed) else error)
         return FAILED
 
 
@@ -116,15 +113,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_run(commands)
-    _add_script(commands, "plan", _asking(_plan), "what would run, and what is up to date")
-    why = _add_script(
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    computing.add_command(commands)
+    add_script(commands, "plan", _asking(_plan), "what would run, and what is up to date")
+    why = add_script(
         commands, "why", _asking(_why), "why a task would run, or ran when it ran last"
     )
     why.add_argument("key", nargs="?", help="of a task, such as resize[3], or of a function")
     _add_graph(commands)
-    accept = _add_script(
+    accept = add_script(
         commands,
         "accept",
         _asking(_accept),
@@ -138,42 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_script(
-    commands: Any, name: str, do: Callable[[argparse.Namespace], int], text: str
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
-    parser.set_defaults(do=do)
-    parser.add_argument(
-        "script",
-        help="a Python file or a module; with :NAME, the delayed value of that name, otherwise the "
-        "first that it computes. What follows -- are its own arguments",
-    )
-    parser.add_argument("--cache", help="directory; the script's own, or .flowpar, if not given")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        type=setting,
-        metavar="NAME=VALUE",
-        help="an argument of the function that is named; may be given several times",
-    )
-    parser.add_argument("--json", action="store_true", help="print data instead of text")
-    return parser
-
-
-def _add_run(commands: Any) -> None:
-    run = _add_script(commands, "run", _run, "run a script, or compute one of its delayed values")
-    run.add_argument("-j", "--workers", type=int, help="how many processes or threads")
-    run.add_argument("--scheduler", choices=SCHEDULERS, help="where tasks run")
-    run.add_argument("--keep-going", action="store_true", help="finish what does not depend on it")
-    run.add_argument("--dashboard", action="store_true", help="show it on a page meanwhile")
-    run.add_argument("--report", metavar="FILE", help="write all that there is to tell, as .html")
-    run.add_argument("--no-progress", action="store_true", help="no bar")
-
-
 def _add_graph(commands: Any) -> None:
-    graph = _add_script(
-        commands, "graph", _asking(_graph), "draw what would be computed, and what would run of it"
+    graph = add_script(
+        commands, "graph", _draw, "draw what would be computed, and what would run of it"
     )
     graph.add_argument(
         "-o",
@@ -191,56 +155,42 @@ def _add_graph(commands: Any) -> None:
 
 
 def _asking(answer: Answer) -> Callable[[argparse.Namespace], int]:
-    return lambda given: ask(given, answer)
+    def refuse_or_answer(given: argparse.Namespace, graph: Graph, options_of_run: Options) -> int:
+        with refusing():
+            return answer(given, graph, options_of_run)
+
+    return lambda given: ask(given, refuse_or_answer)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Of one command: takes options between its arguments, too."""
+
+    _is_at_it = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # What takes them apart calls this method in turn; and it takes no commands within commands.
+        if self._is_at_it or self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
+        self._is_at_it = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_at_it = False
 
 
 # ----------------------------------------------------------------------------------- commands
-
-
-def _run(given: argparse.Namespace) -> int:
-    place = place_of(given.script)
-    with options(**own_cache(given), **_of_run(given)):
-        names = execute(place, given.of_script)
-        if place.name is None:
-            if given.set:
-                raise WrongUsage("--set is for a function that is named, as in FILE.py:NAME")
-            return DONE
-        target = target_of(place, names, given.set)
-        try:
-            done = running.run(target)
-        except Exception as error:  # noqa: BLE001 - it is reported as Python would
-            raise ScriptFailed(error) from None
-    plain = {
-        "status": done.status,
-        "seconds": done.seconds,
-        "counts": asdict(done.counts),
-        "tasks": [asdict(task) for task in done.tasks],
-    }
-    show(given, plain, done.summary())
-    return DONE
-
-
-def _of_run(given: argparse.Namespace) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if given.workers is not None:
-        found["workers"] = given.workers
-    if given.scheduler is not None:
-        found["scheduler"] = given.scheduler
-    if given.keep_going:
-        found["on_error"] = "continue"
-    if given.report is not None:
-        found["report"] = given.report
-    if given.dashboard:
-        found["dashboard"] = True
-    if given.no_progress:
-        found["progress"] = False
-    return found
 
 
 def _plan(given: argparse.Namespace, graph: Graph, options_of_run: Options) -> int:
     found = preview(graph, options_of_run)
     show(given, found.to_dict(), str(found))
     return DONE
+
+
+def _draw(given: argparse.Namespace) -> int:
+    if not given.json:
+        given.file = place_to_write(given.output, SUFFIXES, "a picture")
+    return _asking(_graph)(given)
 
 
 def _graph(given: argparse.Namespace, graph: Graph, options_of_run: Options) -> int:
@@ -256,7 +206,8 @@ def _graph(given: argparse.Namespace, graph: Graph, options_of_run: Options) -> 
     wanted = {name: getattr(given, name) for name in names}
     wanted["collapse"] = True if given.collapse else False if given.full else "auto"
     made = graph.to_networkx({} if look is None else look.facts())
-    print(draw(made, given.output, **wanted))
+    draw(made, given.file, **wanted)
+    show(given, None, given.output)
     return DONE
 
 

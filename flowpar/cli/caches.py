@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flowpar.caching.cache import Cache
-from flowpar.cli.output import DONE, FAILED, WrongUsage, readable, show
-from flowpar.errors import FlowparError
+from flowpar.cli.output import DONE, FAILED, Refused, WrongUsage, readable, show
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +44,7 @@ def opened(directory: str) -> Cache:
     ------
     WrongUsage
         If there is none.
-    FlowparError
+    Refused
         If it cannot be used.
     """
     if not Path(directory, "FORMAT").exists():
@@ -54,7 +53,7 @@ def opened(directory: str) -> Cache:
     with warnings.catch_warnings(record=True) as caught:
         why_not = cache.store().why_not
     if why_not:
-        raise FlowparError(f"the cache in {directory} cannot be used: {why_not}")
+        raise Refused(f"the cache in {directory} cannot be used: {why_not}")
     for warning in caught:
         warnings.warn(warning.message, stacklevel=2)
     return cache

@@ -7,13 +7,16 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from flowpar.caching.store import PastRun, Store
 from flowpar.cli.caches import opened
-from flowpar.cli.output import DONE, WrongUsage, show
+from flowpar.cli.output import DONE, WrongUsage, place_to_write, refusing, show
 from flowpar.past import facts_of
 from flowpar.views.reports.facts import Facts
+
+_LATEST: Final = 1e11
+"""Seconds since the epoch that still have a date, in the year 5138."""
 
 
 def add_commands(commands: Any) -> None:
@@ -49,7 +52,7 @@ def _add_of_run(
 
 
 def _log(given: argparse.Namespace) -> int:
-    runs = opened(given.cache).store().runs()
+    runs = [_mended(run) for run in opened(given.cache).store().runs()]
     plain = [{**run._asdict(), "counts": _counts(run)} for run in runs]
     lines = [f"{'run':>5}  {'started':<19} {'seconds':>9}  {'status':<11} {'tasks':<34} program"]
     lines += [
@@ -59,6 +62,20 @@ def _log(given: argparse.Namespace) -> int:
     ]
     show(given, plain, "\n".join(lines) if runs else "no run is remembered")
     return DONE
+
+
+def _mended(run: PastRun) -> PastRun:
+    """Return a run whose row is damaged so that it can be shown among the others."""
+    return run._replace(
+        started=_number(run.started),
+        seconds=_number(run.seconds),
+        status=str(run.status),
+        program=str(run.program),
+    )
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) and abs(value) < _LATEST else 0.0
 
 
 def _show(given: argparse.Namespace) -> int:
@@ -99,19 +116,24 @@ def _lines(facts: Facts) -> list[str]:
 def _report(given: argparse.Namespace) -> int:
     from flowpar.views.reports.report import write_report  # noqa: PLC0415 - brings bokeh
 
-    return _written(given, str(write_report(_facts(given), given.output)))
+    file = place_to_write(given.output, [".html"], "a report")
+    with refusing():
+        write_report(_facts(given), file)
+    return _written(given)
 
 
 def _trace(given: argparse.Namespace) -> int:
-    from flowpar.views.timelines.trace import write_trace  # noqa: PLC0415 - few commands write one
+    from flowpar.views.timelines.trace import SUFFIXES, write_trace  # noqa: PLC0415 - few write one
 
+    file = place_to_write(given.output, SUFFIXES, "a trace")
     facts = _facts(given)
-    written = write_trace(given.output, facts.history, facts.records, facts.samples)
-    return _written(given, str(written))
+    with refusing():
+        write_trace(file, facts.history, facts.records, facts.samples)
+    return _written(given)
 
 
-def _written(given: argparse.Namespace, path: str) -> int:
-    show(given, {"path": path}, path)
+def _written(given: argparse.Namespace) -> int:
+    show(given, {"path": given.output}, given.output)
     return DONE
 
 
@@ -142,9 +164,11 @@ def _last(store: Store) -> int:
 def _counts(run: PastRun) -> dict[str, int]:
     try:
         found = json.loads(run.counts)
-    except ValueError:
+    except (TypeError, ValueError):  # the row is damaged
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: count for name, count in found.items() if type(count) is int}
 
 
 def _in_words(counts: dict[str, int]) -> str:

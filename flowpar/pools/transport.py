@@ -19,7 +19,7 @@ from typing import Final
 from flowpar.caching.keeping import Keeper, Kept, Small
 from flowpar.caching.objects import Stored
 from flowpar.errors import NotPicklable
-from flowpar.pickling import dump, dumps
+from flowpar.pickling import MAIN, dump, dumps
 from flowpar.pools.depot import SHARED_FROM, Borrowed, Deposit, Depot, Held
 from flowpar.pools.failures import pack_error, text_of, unpack_error
 from flowpar.task import ALL_REFS, LITERAL, Call, Ref, Template
@@ -138,7 +138,7 @@ def prepare_module(name: str) -> None:
     import cloudpickle  # noqa: PLC0415 - as above
 
     module = sys.modules.get(name)
-    if name == "__main__" or getattr(module, "__file__", None) is None:
+    if name in MAIN or getattr(module, "__file__", None) is None:
         return
     top = name.partition(".")[0]
     finders = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
@@ -303,7 +303,7 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:  # noqa: C901 - one b
             except ValueError:  # not bound yet
                 continue
         for name in value.__code__.co_names:
-            if name in value.__globals__ and value.__module__ == "__main__":
+            if name in value.__globals__ and value.__module__ in MAIN:
                 yield f" (global {name})", value.__globals__[name]
     elif isinstance(value, types.MethodType):
         yield ".__self__", value.__self__

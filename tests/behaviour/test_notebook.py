@@ -21,6 +21,14 @@ def test_a_delayed_value_is_a_picture_and_a_text():
     assert ">abs<" in found["image/svg+xml"]
 
 
+@pytest.mark.parametrize("name", ["lone \udc80", "two\nlines", "\x1b[31mred"])
+def test_a_name_that_no_encoding_has_is_escaped(name):
+    for thing in (delayed(abs, name=name), delayed(abs, name=name)(-1)):
+        text = repr(thing)
+        assert text.encode("unicode_escape").decode() == text.replace("\\", "\\\\")
+    assert shown(delayed(abs, name=name)(-1))["text/plain"].encode()
+
+
 def test_a_large_one_is_collapsed_and_a_huge_one_a_text():
     several = delayed(sum)([delayed(abs)(n) for n in range(2000)])
     assert "2,000" in shown(several)["image/svg+xml"]

@@ -386,7 +386,7 @@ def test_a_cache_is_looked_after_on_the_command_line(project):
     ("arguments", "text"),
     [
         (["plan", "none.py"], "no file none.py"),
-        (["plan", "pipeline.py:none"], "has no 'none'"),
+        (["plan", "pipeline.py:none"], "'none' is not in pipeline.py"),
         (["plan", "utils.py"], "computes nothing"),
         (["why", "pipeline.py", "none"], "no task 'none'"),
         (["cache", "info", "none"], "no cache in none"),

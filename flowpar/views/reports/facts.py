@@ -149,8 +149,14 @@ def _version(name: str) -> str | None:
         return None
 
 
+named: list[str] = []
+"""What is run by the program that runs, if that is there to run others; the last counts."""
+
+
 def program() -> str:
     """Return what people call the program that runs: its file and arguments."""
+    if named:
+        return " ".join([named[-1], *sys.argv[1:]])[:200]
     main: Any = sys.modules.get("__main__")
     file = getattr(main, "__file__", None)
     if file is None:
