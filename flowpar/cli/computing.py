@@ -32,8 +32,8 @@ from flowpar.cli.scripts import (
 from flowpar.events import Counts, RunEnded
 from flowpar.pools.failures import text_of
 from flowpar.settings import SCHEDULERS, options
-from flowpar.views import facts
-from flowpar.views.report import check_report
+from flowpar.views.reports import facts
+from flowpar.views.reports.report import check_report
 
 
 def add_command(commands: Any) -> None:

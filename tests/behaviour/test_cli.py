@@ -565,8 +565,9 @@ def test_the_output_of_a_run_is_data_alone(home, target, scheduler):
     found = json.loads(done.stdout)
     assert done.returncode == (target == "noisy.py:broken")
     assert "top of" in done.stderr
-    assert "in a task" in done.stderr
-    assert "from another program" in done.stderr
+    assert target == "noisy.py:broken" or "in a task" in done.stderr
+    # A run that fails stops what still runs.
+    assert target == "noisy.py:broken" or "from another program" in done.stderr
     if target == "noisy.py":
         assert [each["counts"]["done"] for each in found] == [3, 6]
     elif target == "noisy.py:broken":
