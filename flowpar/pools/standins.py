@@ -113,8 +113,9 @@ class StandIn(io.TextIOBase):
 
     def drain(self, end: str = "\n") -> None:
         """Write lines that have no end, and give them this one."""
+        above = CLEAR if end and bars.are_shown() and self._real.isatty() else ""
         for name in list(self._rests):
-            self._real.write(self._rests.pop(name) + end)
+            self._real.write(above + self._rests.pop(name) + end)
         self._real.flush()
 
     def flush(self) -> None:
