@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flowpar.errors import FlowparWarning as FlowparWarning
     from flowpar.errors import GraphError as GraphError
     from flowpar.errors import InternalError as InternalError
+    from flowpar.errors import MemoryExceeded as MemoryExceeded
     from flowpar.errors import MissingExtra as MissingExtra
     from flowpar.errors import NotPicklable as NotPicklable
     from flowpar.errors import OptionError as OptionError
@@ -70,6 +71,7 @@ _HOMES = {
     "FlowparWarning": "errors",
     "GraphError": "errors",
     "InternalError": "errors",
+    "MemoryExceeded": "errors",
     "MissingExtra": "errors",
     "NotPicklable": "errors",
     "OptionError": "errors",

@@ -245,6 +245,11 @@ def delayed(func: Any = MISSING, /, **policy: Any) -> Any:
           types)
         * ``timeout``: a process is killed, a coroutine cancelled; a thread goes on, its result is
           dropped
+        * ``memory``: bytes, or a text such as "1.5 GB": a task that comes to hold more, its
+          arguments and the processes that it starts included, is killed and fails with
+          `MemoryExceeded`. It runs in a process, alone, and is looked at 20 times a second; memory
+          that it shares with others (large values, libraries) does not count. Linux only; not held
+          under ``scheduler="sync"``, nor in tasks that run within another task
         * ``pool``: "inline", "threads", "processes" or "async"; else flowpar chooses
         * ``limit``: name, or {name: amount}, of a resource shared by tasks; ``limits=`` of the run
           says how much there is, one if it says nothing

@@ -9,6 +9,7 @@
     ├─ TaskError                        wrong while running; also stands in for an
     │  │                                exception that cannot travel: .type_name, .text
     │  ├─ TaskTimeout     (TimeoutError)  .timeout: seconds
+    │  ├─ MemoryExceeded  (MemoryError)  .memory, .seen: bytes
     │  ├─ WorkerDied                    .pid, .exit_code, .signal, .position
     │  ├─ NotPicklable    (TypeError)   .path: where the culprit is
     │  └─ Cancelled                     the run ended before the task did
@@ -35,6 +36,7 @@ __all__ = [
     "FlowparWarning",
     "GraphError",
     "InternalError",
+    "MemoryExceeded",
     "MissingExtra",
     "NotPicklable",
     "OptionError",
@@ -114,6 +116,15 @@ class TaskTimeout(TaskError, TimeoutError):
     """A task ran longer than its policy allows."""
 
     timeout: float = 0.0
+
+
+class MemoryExceeded(TaskError, MemoryError):
+    """A task held more memory than its policy allows."""
+
+    memory: float = 0.0
+    """Bytes that the policy allows."""
+    seen: int = 0
+    """Bytes that the task was seen to hold."""
 
 
 class WorkerDied(TaskError):

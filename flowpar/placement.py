@@ -79,9 +79,10 @@ class Placement:
     Notes
     -----
     A ``pool=`` policy decides, except under "sync", where everything runs inline. Coroutines go to
-    the event loop, items and attributes are taken inline. Under "auto" what has a timeout goes to
-    processes, which can be stopped, as does what plainly touches something that threads share, or
-    if it cannot be sent, runs inline; all else is tried.
+    the event loop, items and attributes are taken inline. What has a ceiling of memory goes to
+    processes, which alone have memory of their own. Under "auto" so does what has a timeout, as
+    processes can be stopped, and what plainly touches something that threads share, or if it
+    cannot be sent, runs inline; all else is tried.
     """
 
     def __init__(
@@ -97,8 +98,11 @@ class Placement:
         """Return the lane that a function's tasks are in at first."""
         if self.scheduler == "sync":
             return "inline"
-        if function.policy.pool is not None:
-            return function.policy.pool
+        pool = function.policy.pool
+        if pool is None and function.policy.memory is not None and self.scheduler != "given":
+            pool = "processes"
+        if pool is not None:
+            return pool
         if function.is_coroutine or function.is_cheap:
             return "async" if function.is_coroutine else "inline"
         if self.is_free(function):
@@ -119,6 +123,7 @@ class Placement:
             self.scheduler == "auto"
             and function.policy.pool is None
             and function.policy.timeout is None
+            and function.policy.memory is None
             and not self._is_seeded
             and not function.is_coroutine
             and not function.is_cheap

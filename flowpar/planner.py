@@ -176,6 +176,7 @@ class Plan:
         self.unjudged: list[int] = []
         self.became: dict[int, int] = {}
         self.expansions: dict[int, Expansion] = {}
+        self._is_apart = False
         self._fetch = fetch
         self._forced: set[int] = set()
         self._passed: set[int] = set()
@@ -260,6 +261,12 @@ class Plan:
         return self._states[index]
 
     # ------------------------------------------------------------------------------- taking
+
+    def part_all(self) -> None:
+        """Have each task be a batch by itself from here on."""
+        self._is_apart = True
+        for state in self.functions.values():
+            state.alone, state.joins = True, False
 
     def take(self, lane: str, share: int = 1) -> list[int]:
         """Return tasks to start now as one batch, and mark them running.
@@ -911,8 +918,8 @@ class Plan:
         state = FunctionState(
             function,
             lane,
-            alone=function.policy.runs_alone,
-            joins=not (function.policy.runs_alone or function.after),
+            alone=self._is_apart or function.policy.runs_alone,
+            joins=not (self._is_apart or function.policy.runs_alone or function.after),
             priority=function.policy.priority << 40,
             rides=function.is_cheap and function.policy.pool is None,
             limited=bool(function.policy.limit),

@@ -13,6 +13,7 @@ from typing import Any, Final
 from flowpar.errors import OptionError
 
 POOLS: Final = ("inline", "threads", "processes", "async")
+MOST_NICE: Final = 19
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,8 @@ class Policy:
     """Which exceptions are worth another attempt."""
     timeout: float | None = None
     """How long one attempt may run."""
+    memory: float | None = None
+    """Bytes that one attempt may come to hold; runs in a process, which is killed beyond."""
     pool: str | None = None
     """One of `POOLS`; None leaves the choice to flowpar."""
     limit: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
@@ -57,7 +60,9 @@ class Policy:
     @property
     def runs_alone(self) -> bool:
         """Whether a task of this policy never shares a batch."""
-        return not self.pure or self.timeout is not None or bool(self.limit)
+        return (
+            not self.pure or self.timeout is not None or self.memory is not None or bool(self.limit)
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -74,13 +79,19 @@ def policy_from(base: Policy, changes: Mapping[str, Any]) -> Policy:
     Raises
     ------
     OptionError
-        If a name is not a policy, naming the nearest that is; or if a value is not legal.
+        If a name is not a policy, naming the nearest that is; or if a value is not legal, by
+        itself or beside the others.
     """
     known = {f.name: getattr(base, f.name) for f in fields(base)}
     for name, value in changes.items():
         if name not in known:
             raise OptionError(unknown_name(name, known, "a policy of delayed"))
         known[name] = _CHECKS[name](name, value)
+    if known["memory"] is not None and known["pool"] not in {None, "processes"}:
+        raise OptionError(
+            f"memory= needs a process, which can be watched and killed, and not "
+            f'pool={known["pool"]!r}: leave pool= out, or let it be "processes"'
+        )
     return Policy(**known)
 
 
@@ -125,6 +136,13 @@ def check_count(name: str, value: object, *, least: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < least:
         raise OptionError(f"{name} takes a whole number of {least} or more, and not {value!r}")
     return int(value)
+
+
+def check_nice(name: str, value: object) -> int:
+    """Return `value` if it is a whole number that may be added to the niceness of a process."""
+    if check_count(name, value) > MOST_NICE:
+        raise OptionError(f"{name} takes a whole number of 0 to {MOST_NICE}, and not {value!r}")
+    return int(value)  # type: ignore[call-overload,no-any-return]
 
 
 def check_bool(name: str, value: object) -> bool:
@@ -200,6 +218,7 @@ _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "retry_delay": check_number,
     "retry_on": _check_types,
     "timeout": _maybe(lambda name, value: check_number(name, value, above=0)),
+    "memory": _maybe(check_bytes),
     "pool": _maybe(lambda name, value: check_choice(name, value, POOLS)),
     "limit": check_limit,
     "priority": _check_priority,

@@ -26,7 +26,8 @@ def compute(*targets: Any, **options: Any) -> Any:
     **options
         As named in `flowpar.settings.Options`: ``scheduler``, ``workers``, ``progress``,
         ``on_error``, ``limits``, ``observers``, ``seed``, ``start_method``,
-        ``memory_limit``, ``dashboard``, ``report``, ``capture``, ``sample``, ``speculate``.
+        ``memory_limit``, ``dashboard``, ``report``, ``capture``, ``sample``, ``speculate``,
+        ``max_tasks_per_worker``, ``max_worker_memory``, ``nice``, ``pin``.
 
     Returns
     -------

@@ -122,6 +122,8 @@ class Scheduler:
             # Without a cache the plan holds nothing that does not pickle: it goes with errors.
             timing_of=recall if self._judge is None else self._recall,
         )
+        if options.max_tasks_per_worker or getattr(options.scheduler, "max_tasks_per_worker", None):
+            self._plan.part_all()
         limit = options.memory_limit
         self._guard = None if limit is None else Guard(self._plan, limit)
         self._lanes: dict[str, Lane] = {}
@@ -180,7 +182,7 @@ class Scheduler:
 
     def _has_processes(self) -> bool:
         return "processes" in self._lanes or shared.has_processes(
-            self._options.workers, self._options.start_method
+            self._options.workers, self._options.start_method, **self._options.life
         )
 
     def _scheduler_name(self) -> str:
@@ -393,7 +395,7 @@ class Scheduler:
             width = THREADED[name] if workers is None or name == TRIAL else workers
             return ThreadPool(width, label=_LABELS[name])
         if name == "processes":
-            return shared.process_pool(workers, self._options.start_method)
+            return shared.process_pool(workers, self._options.start_method, **self._options.life)
         return _adapted(self._options.scheduler)
 
     def _send(self, lane: Lane, indices: list[int]) -> None:
@@ -439,6 +441,7 @@ class Scheduler:
         )
         if len(indices) == 1:
             batch.timeout = first.policy.timeout
+            batch.memory = first.policy.memory
         elif lane.is_local and self._placement.scheduler == "auto":
             batch.patience = PATIENCE
         batch.stop_on_error = self._options.on_error == "raise"

@@ -21,6 +21,7 @@ from flowpar.policy import (
     check_bytes,
     check_choice,
     check_count,
+    check_nice,
     check_number,
     unknown_name,
 )
@@ -69,6 +70,22 @@ class Options:
     speculate: bool = False
     """Whether a pure call that takes twice as long as others of its function is started once more,
     in a worker process that has nothing to do. The first result counts; the other is stopped."""
+    max_tasks_per_worker: int | None = None
+    """Tasks after which a worker process is replaced by a fresh one, for code that leaks. Tasks
+    then travel one by one."""
+    max_worker_memory: float | None = None
+    """Bytes of resident memory, or a text such as "2 GB": a worker process that has more when a
+    task has ended is replaced by a fresh one. See the policy ``memory`` for a ceiling of a task."""
+    nice: int = 0
+    """Added to the niceness of worker processes, so that other programs go first; up to 19."""
+    pin: bool = False
+    """Whether each worker process is bound to one of the CPUs that this process may use."""
+
+    @property
+    def life(self) -> dict[str, Any]:
+        """How worker processes live, as `ProcessPool` takes it."""
+        names = ("max_tasks_per_worker", "max_worker_memory", "nice", "pin")
+        return {name: getattr(self, name) for name in names}
 
 
 _block: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar(
@@ -194,6 +211,18 @@ def _check_memory_limit(name: str, value: object) -> float | None:
     return None if value is None else check_bytes(name, value)
 
 
+def _check_max_tasks(name: str, value: object) -> int | None:
+    return None if value is None else check_count(name, value, least=1)
+
+
+def _check_nice(name: str, value: object) -> int:
+    return check_nice(name, value)
+
+
+def _check_pin(name: str, value: object) -> bool:
+    return check_bool(name, value)
+
+
 def _check_dashboard(name: str, value: object) -> bool:
     return check_bool(name, value)
 
@@ -234,4 +263,8 @@ _CHECKS: Final = {
     "report": _check_report,
     "sample": _check_sample,
     "speculate": _check_speculate,
+    "max_tasks_per_worker": _check_max_tasks,
+    "max_worker_memory": _check_memory_limit,
+    "nice": _check_nice,
+    "pin": _check_pin,
 }

@@ -30,6 +30,7 @@ NAMES = [
     "FlowparWarning",
     "GraphError",
     "InternalError",
+    "MemoryExceeded",
     "MissingExtra",
     "NotPicklable",
     "OptionError",

@@ -21,12 +21,14 @@ from typing import Final
 
 from flowpar.errors import Cancelled, PoolError
 from flowpar.pools import channel, nanny
+from flowpar.pools.ceilings import Ceilings
 from flowpar.pools.channel import Frame, FrameError
-from flowpar.pools.failures import unpack_error
+from flowpar.pools.failures import initializer_failed, unpack_error
 from flowpar.pools.home import home
 from flowpar.pools.nursery import Notice, NurseryGoneError, Settings
 from flowpar.pools.obituary import Death, MemoryWatch, signal_name, worker_died
 from flowpar.pools.remote import RemoteWorker
+from flowpar.pools.retiring import Retired, Retiring
 from flowpar.pools.roster import Roster
 from flowpar.pools.slate import POSITION, SENDING, WANTED
 from flowpar.pools.steps import Step
@@ -52,11 +54,17 @@ class Crew:
         How the workers are to be.
     selector
         Where the sockets of the workers are registered, with what `hear` is to be given.
+    retired
+        Where it is counted who was retired.
     """
 
-    def __init__(self, settings: Settings, selector: selectors.BaseSelector) -> None:
+    def __init__(
+        self, settings: Settings, selector: selectors.BaseSelector, retired: Retired
+    ) -> None:
         self._settings = settings
         self._roster = Roster(settings, selector)
+        self._retiring = Retiring(settings, self._roster, retired)
+        self._ceilings = Ceilings()
         self._queue: deque[ProcessTicket] = deque()
         self._endings: list[tuple[ProcessTicket, Ending]] = []
         self._sendings = itertools.count(1)
@@ -95,7 +103,7 @@ class Crew:
         if ticket.has_ended or ticket.is_repeated or not self._is_begun(ticket):
             return
         for worker in self._roster:
-            if worker.is_idle and worker.is_ready:
+            if worker.is_idle and worker.is_ready and worker.pid:
                 ticket.is_repeated = True
                 self._send(worker, ticket)
                 return
@@ -204,9 +212,11 @@ class Crew:
             self._break(_load_error(frame))
         elif frame.kind in {channel.REPORT, channel.REFUSED} and frame.number in worker.sent:
             worker.is_slow, worker.deadline = False, None
+            self._ceilings.release(worker)
             is_report = frame.kind == channel.REPORT
             ticket = worker.sent.pop(frame.number)
             self._end(ticket, frame.payload if is_report else _load_error(frame))
+            self._retiring.weigh(worker)
             if ticket.is_repeated:
                 self._stop_what_has_ended()
         else:
@@ -246,6 +256,7 @@ class Crew:
     def dispatch(self) -> None:
         """Hand out what waits, as far as there are workers for it."""
         try:
+            self._retire()
             self._grow()
             self._assign()
             while not self._queue and self._share_out():
@@ -255,6 +266,14 @@ class Crew:
             self.dispatch()  # not for ever: a few such losses in a row end the queue
         except (OSError, PoolError) as error:
             self._give_up(error)
+
+    def _retire(self) -> None:
+        """Let go of workers that are to get nothing more, when what they have begun has ended."""
+        for worker in self._retiring.leaving():
+            if worker.is_heavy:
+                self._requeue(worker.recall())
+            if not worker.sent:
+                self._retiring.let_go(worker)
 
     def _grow(self) -> None:
         """Start workers while there is more to do than there are."""
@@ -276,6 +295,9 @@ class Crew:
         worker.send(next(self._sendings), ticket)
         if ticket.timeout is not None:
             worker.deadline = time.monotonic() + ticket.timeout
+        self._ceilings.release(worker)  # from a call that was taken back before it began
+        if ticket.memory is not None:
+            self._ceilings.watch(worker, ticket.memory)
         self._write(worker)
 
     def _worker_for(self, ticket: ProcessTicket) -> RemoteWorker | None:
@@ -283,11 +305,13 @@ class Crew:
         starting = crowded = None
         for worker in self._roster:
             if worker.is_idle:
-                if worker.is_ready:
+                if worker.is_ready and (worker.pid or ticket.memory is None):
                     return worker
                 starting = starting or worker
             elif worker.has_room:
                 crowded = crowded or worker
+        if ticket.memory is not None:
+            return None  # what a worker holds before it is ready is not held by the call
         # The clock of a batch with a timeout runs, so it goes where it starts at once.
         return None if ticket.timeout is not None else starting or crowded
 
@@ -315,7 +339,11 @@ class Crew:
 
     def next_deadline(self) -> float | None:
         """Return when `check_deadlines` is due, by `time.monotonic`."""
-        times = [self._roster.next_deadline(), self._next_giving_back()]
+        times = [
+            self._roster.next_deadline(),
+            self._next_giving_back(),
+            self._ceilings.next_look(),
+        ]
         return min((due for due in times if due is not None), default=None)
 
     def _next_giving_back(self) -> float | None:
@@ -348,25 +376,36 @@ class Crew:
                 worker.slate.mark[WANTED] = worker.slate.mark[SENDING]
 
     def check_deadlines(self) -> None:
-        """Kill who is late, bury who is long gone, and share long batches with who is idle."""
+        """Kill who is late or large, bury who is gone, and share long batches with who is idle."""
         self._ask_back()
+        for worker, error in self._ceilings.exceeded():
+            self._end_call(worker, error)
         for worker in self._roster.late():
             if worker.is_alive:
-                for ticket in worker.sent.values():
-                    where = f"its process ({worker.pid}) was killed"
-                    self._end(ticket, timed_out(ticket.timeout or 0.0, where))
-                self._kill(worker)
-                self._stop_what_has_ended()  # what it shared with another
+                timeout = max((each.timeout or 0.0 for each in worker.sent.values()), default=0.0)
+                self._end_call(worker, timed_out(timeout, f"its process ({worker.pid}) was killed"))
+            elif worker.is_retired:
+                self._kill(worker)  # it was told to end, and has not
             elif worker.reason is None:
                 worker.reason = "was killed because it had lost its channel (did a task close it?)"
                 self._roster.kill(worker)
             else:
                 self._bury(worker, None)
 
+    def _end_call(self, worker: RemoteWorker, error: BaseException) -> None:
+        """End what a worker is at by killing it."""
+        if worker not in self._roster:  # another was late, or large, with the same call
+            return
+        for ticket in worker.sent.values():
+            self._end(ticket, error)
+        self._kill(worker)
+        self._stop_what_has_ended()  # what it shared with another
+
     def _kill(self, worker: RemoteWorker) -> None:
         """Kill a worker and forget it; all that it was sent has ended."""
         for ticket in worker.sent.values():
             self._end(ticket, PoolError("this task's worker was killed for another's sake"))
+        self._ceilings.release(worker)
         self._unreported[worker.number] = list(worker.sent)
         self._roster.kill(worker)
         self._roster.forget(worker)
@@ -397,6 +436,7 @@ class Crew:
         self._take_back(worker)
         position, charged = worker.slate.mark[POSITION], list(worker.sent.values())
         home().sweep(worker.pid, worker.sent)
+        self._ceilings.release(worker)
         self._roster.forget(worker)
         for ticket in charged:
             if not self._is_elsewhere(ticket):
@@ -458,10 +498,7 @@ class Crew:
 
     def _break(self, error: BaseException) -> None:
         """Refuse everything from here on: the initializer raised."""
-        self._broken = PoolError(
-            f"the initializer of the pool raised {type(error).__name__}: {error}", error=error
-        )
-        self._broken.__cause__ = error
+        self._broken = initializer_failed(error)
         for worker in self._roster:
             self._requeue(worker.recall())
         self._end_queue(self._broken)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from flowpar.errors import InternalError, TaskError, add_note
+from flowpar.errors import InternalError, PoolError, TaskError, add_note
 
 Frame = tuple[str, int, str]
 """(file name, line, function name)."""
@@ -193,3 +193,18 @@ def _frame(filename: str, line: int, function: str) -> types.FrameType:
         if last is not None:
             return last.tb_frame
     raise InternalError("a statement that raises did not")
+
+
+def initializer_failed(error: BaseException) -> PoolError:
+    """Return the error of every call of a pool whose initializer raised.
+
+    Examples
+    --------
+    >>> str(initializer_failed(KeyError("db")))
+    "the initializer of the pool raised KeyError: 'db'"
+    """
+    broken = PoolError(
+        f"the initializer of the pool raised {type(error).__name__}: {text_of(error)}", error=error
+    )
+    broken.__cause__ = error
+    return broken

@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final
 
-from flowpar.errors import Cancelled, WorkerDied
+from flowpar.errors import Cancelled, PoolError, WorkerDied
 from flowpar.pools.base import Callback, Ticket, Watchdog
 from flowpar.pools.resources import cpu_count
 from flowpar.pools.transport import Batch, Report
@@ -77,6 +77,11 @@ class ForeignPool:
     ) -> ForeignTicket:
         """Hand the call to the pool and return its ticket."""
         ticket = ForeignTicket(callback, error_callback)
+        if args and type(args[0]) is Batch and args[0].memory is not None:
+            raise PoolError(
+                f"memory= cannot be held in {self.name}, which flowpar does not watch over: take "
+                'the policy away, or let the task be one of pool="processes"'
+            )
         if args and type(args[0]) is Batch and args[0].timeout is not None:
             error = timed_out(args[0].timeout, f"{self.name} cannot stop it")
             self._watchdog.call_later(args[0].timeout, lambda: ticket.fail(error))

@@ -37,6 +37,14 @@ class Settings:
     """Pickle of a function and its arguments, called first in each."""
     idle_timeout: float | None
     """Seconds without work after which they are ended."""
+    max_tasks_per_worker: int | None
+    """Calls after which each is replaced."""
+    max_worker_memory: float | None
+    """Bytes of resident memory above which each is replaced."""
+    nice: int
+    """Added to their niceness."""
+    pin: bool
+    """Whether each is bound to one CPU."""
 
 
 class Notice(NamedTuple):
@@ -86,8 +94,16 @@ def make_nursery(settings: Settings) -> Nursery:
     return NannyNursery(forks=forks)
 
 
-def context_file(settings: Settings) -> int:
-    """Return the descriptor of a file with what a worker takes over from this process."""
+def context_file(settings: Settings, cpu: int | None) -> int:
+    """Return the descriptor of a file with what a worker takes over from this process.
+
+    Parameters
+    ----------
+    settings
+        How the workers are to be.
+    cpu
+        The one that this worker is bound to, if it is to one.
+    """
     environ = dict(os.environ)
     environ.update(thread_limits(settings.width, environ))
     try:
@@ -101,6 +117,8 @@ def context_file(settings: Settings) -> int:
         environ=environ,
         initializer=settings.initializer,
         depot=home(),
+        nice=settings.nice,
+        cpu=cpu,
     )
     return memory_file(pickle.dumps(context))
 

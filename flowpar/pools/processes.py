@@ -10,11 +10,20 @@ from typing import Any, Final
 
 from flowpar.errors import PoolError
 from flowpar.pickling import dump
-from flowpar.policy import check_choice, check_count, check_number
+from flowpar.policy import (
+    check_bool,
+    check_bytes,
+    check_choice,
+    check_count,
+    check_nice,
+    check_number,
+)
+from flowpar.pools import usage
 from flowpar.pools.base import Callback
 from flowpar.pools.nursery import Settings
 from flowpar.pools.parcel import Packer, one_call
 from flowpar.pools.resources import cpu_count
+from flowpar.pools.retiring import Retired
 from flowpar.pools.steps import Step
 from flowpar.pools.switchboard import Cancel, Repeat, Switchboard
 from flowpar.pools.ticket import ProcessTicket
@@ -44,6 +53,19 @@ class ProcessPool:
     idle_timeout
         Seconds without work after which all processes are ended, until there is work again; None
         keeps them.
+    max_tasks_per_worker
+        Calls after which a worker ends, and is replaced when there is work; None: it stays. A batch
+        counts as all its calls, and is never cut for this, so a worker ends with the batch of its
+        last call. With 1, every call by itself has a fresh process.
+    max_worker_memory
+        Bytes, or a text such as "2 GB": a worker whose resident memory is above that when it has
+        reported ends, and is replaced when there is work; None: it stays. What waited there goes to
+        another. Linux only.
+    nice
+        Added to the niceness of the workers, 0 to 19, so that other programs go first.
+    pin
+        Whether each worker is bound to one CPU of those that this process may use: the one that the
+        fewest others are bound to.
 
     Attributes
     ----------
@@ -53,6 +75,10 @@ class ProcessPool:
         How many calls run at the same time.
     slots
         How many calls are worth handing over at once: one runs and one waits at each worker.
+    max_tasks_per_worker
+        As given; a run then sends its tasks one by one.
+    retired
+        How many workers have ended for `max_tasks_per_worker`, and for `max_worker_memory`.
 
     Raises
     ------
@@ -64,7 +90,7 @@ class ProcessPool:
 
     name = "processes"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but one by name
         self,
         workers: int | None = None,
         *,
@@ -72,6 +98,10 @@ class ProcessPool:
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         idle_timeout: float | None = 60.0,
+        max_tasks_per_worker: int | None = None,
+        max_worker_memory: float | str | None = None,
+        nice: int = 0,
+        pin: bool = False,
     ) -> None:
         if os.name != "posix":
             raise PoolError('process pools need a POSIX system; use scheduler="threads"')
@@ -84,11 +114,21 @@ class ProcessPool:
             start_method=check_choice("start_method", start_method, START_METHODS),
             initializer=_pack_initializer(initializer, tuple(initargs)),
             idle_timeout=idle_timeout,
+            max_tasks_per_worker=_checked_tasks(max_tasks_per_worker),
+            max_worker_memory=_checked_memory(max_worker_memory),
+            nice=check_nice("nice", nice),
+            pin=_checked_pin(pin),
         )
+        self.max_tasks_per_worker = settings.max_tasks_per_worker
         self._packer = Packer()
         self._board = Switchboard(settings)
         # Also called at exit, when all threads but the pool's have ended.
         self._finalizer = weakref.finalize(self, self._board.close)
+
+    @property
+    def retired(self) -> Retired:
+        """How many workers were retired; it goes on counting."""
+        return self._board.retired
 
     @property
     def closed(self) -> bool:
@@ -118,7 +158,8 @@ class ProcessPool:
         Raises
         ------
         PoolError
-            If the pool is closed, or belongs to the process that this one was forked from.
+            If the pool is closed, or belongs to the process that this one was forked from; or if
+            a batch has a ceiling of memory, and this system does not tell who holds how much.
         """
         self._check_owner()
         # What is captured by functions may have changed while nothing ran.
@@ -127,11 +168,14 @@ class ProcessPool:
         # Processes start while we pickle.
         self._board.start()
         batch = args[0] if func is execute else one_call(func, tuple(args), kwds)
+        if batch.memory is not None:
+            _check_usage("memory=")
         ticket = ProcessTicket(
             callback=callback,
             error_callback=error_callback,
             calls=len(batch.calls),
             timeout=batch.timeout,
+            memory=batch.memory,
             wants_report=func is execute,
         )
         error = self._pack(ticket, batch)
@@ -205,6 +249,31 @@ class ProcessPool:
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self._board.pids())} alive"
         return f"<ProcessPool of {self.width} workers, {state}>"
+
+
+def _checked_tasks(value: int | None) -> int | None:
+    return None if value is None else check_count("max_tasks_per_worker", value, least=1)
+
+
+def _checked_memory(value: float | str | None) -> float | None:
+    if value is None:
+        return None
+    _check_usage("max_worker_memory=")
+    return check_bytes("max_worker_memory", value)
+
+
+def _check_usage(what: str) -> None:
+    if not usage.is_known():
+        raise PoolError(
+            f"{what} needs a system that tells in /proc how much memory a process holds, which "
+            "Linux does, and this one does not"
+        )
+
+
+def _checked_pin(value: bool) -> bool:  # noqa: FBT001 - it is checked here
+    if check_bool("pin", value) and not hasattr(os, "sched_setaffinity"):
+        raise PoolError("pin=True needs a system that binds processes to CPUs, which Linux does")
+    return value
 
 
 def _pack_initializer(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
-from math import isnan
 from typing import Final, NamedTuple
 
 from flowpar.pools import channel, standins
@@ -58,10 +58,28 @@ class RemoteWorker:
         When its socket closed, by `time.monotonic`; None while it lives.
     reason
         Why we kill it, if we do.
+    is_heavy
+        Whether it holds more memory than a worker may keep.
+    is_watched
+        Whether it is at a call with a ceiling of memory; nothing waits there meanwhile.
+    is_retired
+        Whether it was told to end, as it has made enough calls, or is heavy.
+
+    Parameters
+    ----------
+    number
+        As above.
+    cpu
+        The CPU that it is bound to, if it is to one.
+    most_calls
+        After how many it gets nothing more; None: never.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, cpu: int | None = None, most_calls: int | None = None) -> None:
         self.number = number
+        self.cpu = cpu
+        self.is_heavy = self.is_watched = self.is_retired = False
+        self._calls_left = math.inf if most_calls is None else most_calls
         self.pid = 0
         self.is_ready = False
         self.is_slow = False
@@ -99,8 +117,13 @@ class RemoteWorker:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it lives and has nothing to do."""
-        return self.lost_at is None and not self.sent
+        """Whether it lives, has nothing to do, and may get something."""
+        return self.lost_at is None and not self.sent and not self.is_leaving
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it is to get nothing more."""
+        return self._calls_left <= 0 or self.is_heavy
 
     @property
     def has_room(self) -> bool:
@@ -110,6 +133,8 @@ class RemoteWorker:
             and self.is_ready
             and not self.is_slow
             and self.deadline is None
+            and not self.is_watched
+            and not self.is_leaving
             and len(self.sent) < MOST_SENT
         )
 
@@ -134,6 +159,7 @@ class RemoteWorker:
         self._claims.offer(number)
         self._writer.put(channel.BATCH, number, parcel.body)
         self.sent[number] = ticket
+        self._calls_left -= ticket.calls
 
     def tell_of_bars(self) -> None:
         """Have the worker know whether there are bars on the terminal; any thread may call it."""
@@ -149,7 +175,9 @@ class RemoteWorker:
             return None, None
         if not is_now:
             return None, None
-        return self.sent.get(sending), Step(position, done, None if isnan(total) else total, desc)
+        return self.sent.get(sending), Step(
+            position, done, None if math.isnan(total) else total, desc
+        )
 
     def flush(self) -> int:
         """Write what the socket takes, and return how much that was.
@@ -186,6 +214,7 @@ class RemoteWorker:
         while (number := self._claims.take()) is not None:
             ticket = self.sent.pop(number, None)
             if ticket is not None:
+                self._calls_left += ticket.calls
                 if not self.sent:
                     self.deadline = None
                 return ticket

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import itertools
+import os
 import selectors
+import socket
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -88,11 +92,12 @@ class Roster:
             If it cannot be.
         """
         nursery = self.prepare()
-        worker = RemoteWorker(next(self._numbers))
+        cpu = self._next_cpu() if self._settings.pin else None
+        worker = RemoteWorker(next(self._numbers), cpu, self._settings.max_tasks_per_worker)
         # Known before it is there: a process forked from this one closes what is known.
         self._workers[worker.number] = worker
         try:
-            files = worker.take_files(context_file(self._settings))
+            files = worker.take_files(context_file(self._settings, cpu))
             try:
                 worker.pid = nursery.start(worker.number, files)
             finally:
@@ -102,6 +107,12 @@ class Roster:
             del self._workers[worker.number]
             worker.close()
             raise
+
+    def _next_cpu(self) -> int:
+        """Return the CPU that the fewest workers are bound to: a replacement gets the old one's."""
+        bound = collections.Counter(worker.cpu for worker in self.alive)
+        # Of the process: this thread's may be others.
+        return min(sorted(os.sched_getaffinity(os.getpid())), key=bound.__getitem__)
 
     def notices(self, nursery: object) -> list[Notice]:
         """Return what a nursery says.
@@ -136,6 +147,15 @@ class Roster:
         self._selector.unregister(worker.sock)
         worker.sock.close()
         worker.lost_at = time.monotonic()
+
+    def dismiss(self, worker: RemoteWorker) -> None:
+        """Have a worker that has nothing to do end by itself; the nursery will say that it has."""
+        worker.is_retired = True
+        worker.reason = "was told to end"
+        # Also where a process that was forked behind our back has a copy of the socket.
+        with contextlib.suppress(OSError):  # it has gone
+            worker.sock.shutdown(socket.SHUT_RDWR)
+        self.lose(worker)
 
     def kill(self, worker: RemoteWorker) -> None:
         """Have a worker killed, with its process group; the nursery will say that it ended."""

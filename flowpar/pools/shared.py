@@ -22,26 +22,42 @@ def coroutine_pool() -> Any:
     return _get(("async",), CoroutinePool)
 
 
-def process_pool(workers: int | None, start_method: str) -> Any:
+def process_pool(workers: int | None, start_method: str, **life: Any) -> Any:
     """Return the process pool of this size and kind, with workers that live as this process does.
 
+    Parameters
+    ----------
+    workers, start_method, **life
+        As `ProcessPool` takes them; other values make another pool.
+
+    Notes
+    -----
     Workers are kept while the folder, the environment and the search path are those that they
     were given, and no module was loaded anew. Else a new pool takes the place of the old one, which
     finishes what it has and ends when it is idle.
     """
     from flowpar.pools.processes import ProcessPool  # noqa: PLC0415 - most of our import time
 
-    kind = ("processes", workers, start_method)
+    kind = _kind(workers, start_method, life)
     with _lock:
         if not _surroundings.are_unchanged():
             for key in [key for key in _pools if key[1] == "processes"]:
                 del _pools[key]
-    return _get(kind, lambda: ProcessPool(workers, start_method=start_method))
+    return _get(kind, lambda: ProcessPool(workers, start_method=start_method, **life))
 
 
-def has_processes(workers: int | None, start_method: str) -> bool:
+def _kind(workers: int | None, start_method: str, life: dict[str, object]) -> tuple[object, ...]:
+    return (
+        "processes",
+        workers,
+        start_method,
+        *sorted((name, value) for name, value in life.items() if value),
+    )
+
+
+def has_processes(workers: int | None, start_method: str, **life: Any) -> bool:
     """Return whether there is a process pool of this size and kind that has workers."""
-    pool = _pools.get((os.getpid(), "processes", workers, start_method))
+    pool = _pools.get((os.getpid(), *_kind(workers, start_method, life)))
     return pool is not None and not pool.closed and bool(pool.pids())
 
 

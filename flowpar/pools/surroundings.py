@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 import random
 import signal
 import sys
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from flowpar.pools import worker
 from flowpar.pools.depot import Depot
@@ -37,6 +38,10 @@ class Context:
     """Pickle of a function and its arguments."""
     depot: Depot
     """Where it puts large results."""
+    nice: int
+    """Added to its niceness."""
+    cpu: int | None
+    """The CPU that it is bound to, if it is to one."""
 
     @staticmethod
     def load(number: int) -> Context:
@@ -55,8 +60,11 @@ def become_worker(context: Context, parent: int) -> None:
     _reset_signals()
     _close_stdin()
     _offer_to_oom_killer()
-    os.environ.clear()
-    os.environ.update(context.environ)
+    if context.nice:
+        os.nice(context.nice)
+    if context.cpu is not None:
+        os.sched_setaffinity(0, {context.cpu})
+    _take_environ(context.environ)
     sys.path[:] = context.path
     sys.argv[:] = context.argv
     if context.folder is not None:
@@ -73,9 +81,17 @@ def prctl(option: int, value: int) -> bool:
     import ctypes  # noqa: PLC0415 - slow to import, and only Linux needs it
 
     try:
-        return bool(ctypes.CDLL(None).prctl(option, ctypes.c_ulong(value), 0, 0, 0) == 0)
+        return bool(_c_library().prctl(option, ctypes.c_ulong(value), 0, 0, 0) == 0)
     except (OSError, AttributeError):
         return False
+
+
+@functools.cache
+def _c_library() -> Any:
+    """Return the library of C, which the nanny has loaded when it forks a worker."""
+    import ctypes  # noqa: PLC0415 - as above
+
+    return ctypes.CDLL(None)
 
 
 def adopt_orphans() -> None:
@@ -102,7 +118,8 @@ def _lead_own_group() -> None:
 def _reset_signals() -> None:
     """Let signals do what they do to any program; the parent's handlers are not for us."""
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals():
+    # Also numbers that are no signals, which have no handler: to ask for those that are takes long.
+    for number in range(1, signal.NSIG):
         handler = signal.getsignal(number)
         if callable(handler) or number in {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}:
             signal.signal(number, signal.SIG_DFL)
@@ -120,12 +137,22 @@ def _close_stdin() -> None:
 
 def _offer_to_oom_killer() -> None:
     try:
-        with open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:  # noqa: PTH123
+        # As bytes: no worker has to import a codec for it, which takes longer than all the rest.
+        with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:  # noqa: PTH123
             score = min(1000, int(file.read()) + OOM_SCORE)
             file.seek(0)
-            file.write(str(score))
+            file.write(b"%d" % score)
     except (OSError, ValueError):  # not Linux, or not allowed
         return
+
+
+def _take_environ(environ: dict[str, str]) -> None:
+    """Make the environment that of the parent, which most of it is already."""
+    for name in os.environ.keys() - environ.keys():
+        del os.environ[name]
+    for name, value in environ.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
 
 
 def _change_folder(folder: str) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from flowpar.errors import Cancelled, PoolError
 from flowpar.pools.crew import Crew
 from flowpar.pools.nursery import Settings
+from flowpar.pools.retiring import Retired
 from flowpar.pools.steps import Step
 from flowpar.pools.ticket import Ending, ProcessTicket
 from flowpar.pools.transport import discard_report
@@ -52,6 +53,7 @@ class Switchboard:
         self._open: dict[ProcessTicket, None] = {}
         self._thread: threading.Thread | None = None
         self._line: _Line | None = None
+        self.retired = Retired()
         self.is_closed = False
         self.owner = os.getpid()
         _boards.add(self)
@@ -69,7 +71,7 @@ class Switchboard:
                 raise PoolError("the process pool is closed")
             # Without an ident it never ran: Ctrl-C came, or the system refused a thread.
             if self._thread is None or self._thread.ident is None:
-                self._line = line = _Line(self._settings)
+                self._line = line = _Line(self._settings, self.retired)
                 self._thread = threading.Thread(
                     target=self._run, args=(line,), name="flowpar-processes", daemon=True
                 )
@@ -209,14 +211,14 @@ class Switchboard:
 class _Line:
     """A crew, and a socket by which the thread that serves it can be woken."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, retired: Retired) -> None:
         self._read, self._write = socket.socketpair()
         self._read.setblocking(False)  # noqa: FBT003 - no keyword there
         self._write.setblocking(False)  # noqa: FBT003 - no keyword there
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._read, selectors.EVENT_READ, self)
         self._is_listening = False
-        self.crew = Crew(settings, self._selector)
+        self.crew = Crew(settings, self._selector, retired)
 
     def wake(self) -> None:
         """Wake the thread, if it listens; from any thread."""

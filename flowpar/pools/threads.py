@@ -12,11 +12,12 @@ import itertools
 import os
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flowpar.errors import Cancelled, PoolError
 from flowpar.pools.base import Callback, Ticket, Watchdog
+from flowpar.pools.failures import initializer_failed
 from flowpar.pools.resources import cpu_count
 from flowpar.pools.runqueue import account_for_this_thread
 from flowpar.pools.transport import Batch
@@ -54,12 +55,24 @@ class ThreadPool:
         How many; None: as many as CPUs may be used.
     label
         What each is called, with a number.
+    initializer, initargs
+        Called first in each thread. If it raises, every call from then on ends with `PoolError`.
     """
 
     name = "threads"
 
-    def __init__(self, workers: int | None = None, *, label: str = "thread") -> None:
+    def __init__(
+        self,
+        workers: int | None = None,
+        *,
+        label: str = "thread",
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+    ) -> None:
         self._label = label
+        self._initializer = initializer
+        self._initargs = tuple(initargs)
+        self._broken: BaseException | None = None
         self.width = workers or cpu_count()
         # None waits behind another: after Ctrl-C a thread would begin it, before the thread that
         # was interrupted can call it off.
@@ -128,6 +141,7 @@ class ThreadPool:
 
     def _work(self) -> None:
         account_for_this_thread()
+        self._initialize()
         while True:
             ticket = self._next()
             if ticket is None:
@@ -152,11 +166,20 @@ class ThreadPool:
             self._watchdog.call_later(ticket.timeout, functools.partial(self._expire, ticket))
         return ticket.begun
 
-    @staticmethod
-    def _run(ticket: ThreadTicket) -> bool:
+    def _initialize(self) -> None:
+        if self._initializer is None or self._broken is not None:
+            return
+        try:
+            self._initializer(*self._initargs)
+        except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
+            self._broken = error
+
+    def _run(self, ticket: ThreadTicket) -> bool:
         run = ticket.run
         if run is None:
             return False
+        if self._broken is not None:
+            return ticket.fail(initializer_failed(self._broken))
         try:
             result = run()
         except BaseException as error:  # noqa: BLE001 - whatever it is, this thread serves others

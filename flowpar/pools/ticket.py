@@ -28,6 +28,8 @@ class ProcessTicket:
     """How many calls the batch has."""
     timeout: float | None
     """Seconds that it may run."""
+    memory: float | None
+    """Bytes that it may come to hold."""
     wants_report: bool
     """False: the callback is given the value of the only call, and not a report."""
     parcel: Parcel | None = None

@@ -45,6 +45,8 @@ class Batch:
     """Calls whose values are needed outside the batch."""
     timeout: float | None = None
     """Seconds that the batch, then of one call, may run."""
+    memory: float | None = None
+    """Bytes that the batch, then of one call, may come to hold; for processes alone."""
     stop_on_error: bool = False
     """Whether a failure leaves the calls after it unstarted."""
     seeds: dict[int, int] | None = None
@@ -195,6 +197,7 @@ def _plain_batch(batch: Batch) -> tuple[object, ...]:
         batch.inputs,
         batch.wanted,
         batch.timeout,
+        batch.memory,
         batch.stop_on_error,
         batch.seeds,
         batch.lent,

@@ -17,6 +17,7 @@ FACTS = {
     "ArgumentError": {"path": "args[0].x"},
     "TaskError": {"type_name": "m.E", "text": "why", "is_final": True},
     "TaskTimeout": {"timeout": 2.5},
+    "MemoryExceeded": {"memory": 2e9, "seen": 2_500_000_000},
     "WorkerDied": {"pid": 12, "exit_code": -9, "signal": "SIGKILL", "position": 3},
     "NotPicklable": {"path": "result.lock"},
     "MissingExtra": {"extra": "ray"},

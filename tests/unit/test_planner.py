@@ -150,12 +150,24 @@ def test_slow_or_unknown_tasks_travel_alone():
     assert len(plan.take("x", share=100)) == 1
 
 
-@pytest.mark.parametrize("policy", [{"pure": False}, {"timeout": 5}, {"limit": "gpu"}])
+@pytest.mark.parametrize(
+    "policy", [{"pure": False}, {"timeout": 5}, {"memory": 5}, {"limit": "gpu"}]
+)
 def test_tasks_that_must_be_alone_are(policy):
     call_ = delayed(call, name="f", **policy)
     plan = plan_of(*[call_(i) for i in range(3)], limits={"gpu": 3})
     learn(plan, 0, 1e-6)
     assert len(plan.take("x", share=100)) == 1
+
+
+def test_tasks_that_were_parted_are_alone():
+    call_ = delayed(call, name="f")
+    plan = plan_of(*[call_(call_(i)[0]) for i in range(3)])
+    plan.part_all()
+    for index in range(len(plan.graph)):
+        learn(plan, index, 1e-6)
+    while indices := plan.take("x", share=100):
+        assert len(indices) == 1
 
 
 def test_a_batch_keeps_to_its_lane():

@@ -36,6 +36,8 @@ class MinimalPool:
         ("start_methode", "start_method"),
         ("limit", "limits"),
         ("sed", "seed"),
+        ("maxtasksperchild", "max_tasks_per_worker"),
+        ("max_tasks_per_child", "max_tasks_per_worker"),
     ],
 )
 def test_a_wrong_name_is_answered_with_the_nearest(wrong, right):
@@ -81,6 +83,13 @@ def test_a_name_like_none_is_answered_with_all():
         ("seed", "x"),
         ("start_method", "forkserve"),
         ("start_method", 5),
+        ("max_tasks_per_worker", 0),
+        ("max_tasks_per_worker", True),
+        ("max_worker_memory", "2 stones"),
+        ("max_worker_memory", 0),
+        ("nice", -1),
+        ("nice", 20),
+        ("pin", 1),
     ],
 )
 def test_a_wrong_value_is_refused_before_anything_runs(name, bad):
@@ -116,6 +125,10 @@ def test_a_wrong_choice_is_answered_with_the_nearest():
         ("seed", 0),
         ("seed", None),
         ("start_method", "spawn"),
+        ("max_tasks_per_worker", 1),
+        ("max_worker_memory", 2e9),
+        ("nice", 19),
+        ("pin", True),
     ],
 )
 def test_every_legal_value_is_taken(name, value):

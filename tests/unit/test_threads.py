@@ -168,3 +168,67 @@ def test_a_closed_pool_says_so():
 
 def pool_threads_alive(pool):
     return [t for t in threading.enumerate() if getattr(t, "_target", None) == pool._work]
+
+
+def test_the_initializer_runs_first_in_each_thread():
+    local, names, both = threading.local(), [], threading.Barrier(2)
+
+    def prepare(value):
+        local.value = value
+        names.append(threading.current_thread().name)
+
+    def look():
+        both.wait(10)
+        return local.value
+
+    pool = ThreadPool(2, initializer=prepare, initargs=iter([7]))
+    try:
+        for _ in range(5):
+            heard = [Heard(), Heard()]
+            for each in heard:
+                each(pool, look)
+            assert all(each.told.wait(15) for each in heard)
+            assert [each.results for each in heard] == [[7], [7]]
+        assert len(set(names)) == len(names) == 2
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize("kind", [LookupError, SystemExit, KeyboardInterrupt, BaseException])
+def test_an_initializer_that_raises_ends_every_call(kind):
+    def fail():
+        raise kind("no such database")
+
+    pool = ThreadPool(2, initializer=fail)
+    try:
+        for _ in range(2):
+            heard = [Heard() for _ in range(5)]
+            for each in heard:
+                each(pool, abs, -1)
+            assert all(each.told.wait(15) for each in heard)
+            for each in heard:
+                (error,) = each.errors
+                assert isinstance(error, PoolError)
+                assert f"raised {kind.__name__}: no such database" in str(error)
+                assert type(error.__cause__) is kind
+    finally:
+        pool.close()
+
+
+def test_calls_are_cancelled_while_an_initializer_hangs():
+    begun, release = threading.Event(), threading.Event()
+
+    def hang():
+        begun.set()
+        release.wait(30)
+
+    pool, heard = ThreadPool(1, initializer=hang), Heard()
+    try:
+        ticket = heard(pool, abs, -1)
+        assert begun.wait(15)
+        pool.cancel(ticket)
+        assert heard.told.wait(15)
+        assert isinstance(heard.errors[0], Cancelled)
+    finally:
+        release.set()
+        pool.close()
