@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from flowpar.caching.code import untracked as untracked
     from flowpar.caching.digest import register_digest as register_digest
     from flowpar.caching.files import File as File
+    from flowpar.compat.executor import Executor as Executor
+    from flowpar.compat.joblib_backend import register_joblib as register_joblib
+    from flowpar.compat.parallel import Parallel as Parallel
+    from flowpar.compat.pool import Pool as Pool
+    from flowpar.compat.pool import ThreadPool as ThreadPool
     from flowpar.dsl import Delayed as Delayed
     from flowpar.dsl import DelayedFunction as DelayedFunction
     from flowpar.dsl import delayed as delayed
@@ -66,6 +71,7 @@ _HOMES = {
     "CycleError": "errors",
     "Delayed": "dsl",
     "DelayedFunction": "dsl",
+    "Executor": "compat.executor",
     "File": "caching.files",
     "FlowparError": "errors",
     "FlowparWarning": "errors",
@@ -75,11 +81,14 @@ _HOMES = {
     "MissingExtra": "errors",
     "NotPicklable": "errors",
     "OptionError": "errors",
+    "Parallel": "compat.parallel",
+    "Pool": "compat.pool",
     "PoolError": "errors",
     "Run": "record",
     "RunFailed": "errors",
     "TaskError": "errors",
     "TaskTimeout": "errors",
+    "ThreadPool": "compat.pool",
     "WorkerDied": "errors",
     "as_completed": "background",
     "cached": "memo",
@@ -92,6 +101,7 @@ _HOMES = {
     "progress": "pools.steps",
     "reduce": "many",
     "register_digest": "caching.digest",
+    "register_joblib": "compat.joblib_backend",
     "run": "running",
     "starmap": "many",
     "submit": "background",

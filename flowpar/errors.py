@@ -134,6 +134,8 @@ class WorkerDied(TaskError):
     exit_code: int | None = None
     signal: str | None = None
     position: int | None = None
+    span: int = 1
+    """How many calls from `position` on it may have been in."""
 
 
 class NotPicklable(TaskError, TypeError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import reprlib
+from collections.abc import Mapping
 from typing import Final
 
 from flowpar.task import TASK_TYPES, Task, Template
@@ -20,10 +22,26 @@ def describe(task: Task) -> str:
     >>> describe(delayed(pow)(2, exp=10))
     'pow(2, exp=10)'
     """
-    parts = [_short(argument) for argument in task._args]
-    parts += [f"{name}={_short(value)}" for name, value in (task._kwargs or {}).items()]
+    return describe_call(task._function.name, task._args, task._kwargs)
+
+
+def describe_call(
+    name: str, args: tuple[object, ...], kwargs: Mapping[str, object] | None = None
+) -> str:
+    """Return a call of a function of this name as it would be written, its arguments shortened.
+
+    Examples
+    --------
+    >>> describe_call("pow", (2,), {"exp": 10})
+    'pow(2, exp=10)'
+    """
+    # Of a million arguments only those that are shown.
+    parts = [_short(argument) for argument in args[:9]]
+    parts += [
+        f"{key}={_short(value)}" for key, value in itertools.islice((kwargs or {}).items(), 9)
+    ]
     text = ", ".join(parts[:8]) + (", …" if len(parts) > 8 else "")  # noqa: PLR2004 - a screen line
-    return on_one_line(f"{task._function.name}({text})")
+    return on_one_line(f"{name}({text})")
 
 
 def on_one_line(text: str) -> str:

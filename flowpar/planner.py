@@ -149,6 +149,8 @@ class Plan:
     most_tasks = BATCH_TASKS
     """Tasks in a batch at most."""
 
+    _is_apart = False
+
     def __init__(
         self,
         graph: Graph,
@@ -176,7 +178,6 @@ class Plan:
         self.unjudged: list[int] = []
         self.became: dict[int, int] = {}
         self.expansions: dict[int, Expansion] = {}
-        self._is_apart = False
         self._fetch = fetch
         self._forced: set[int] = set()
         self._passed: set[int] = set()

@@ -25,6 +25,7 @@ NAMES = [
     "Dashboard",
     "Delayed",
     "DelayedFunction",
+    "Executor",
     "File",
     "FlowparError",
     "FlowparWarning",
@@ -34,11 +35,14 @@ NAMES = [
     "MissingExtra",
     "NotPicklable",
     "OptionError",
+    "Parallel",
+    "Pool",
     "PoolError",
     "Run",
     "RunFailed",
     "TaskError",
     "TaskTimeout",
+    "ThreadPool",
     "WorkerDied",
     "as_completed",
     "cached",
@@ -51,6 +55,7 @@ NAMES = [
     "progress",
     "reduce",
     "register_digest",
+    "register_joblib",
     "run",
     "starmap",
     "submit",
@@ -217,6 +222,8 @@ def test_a_task_is_never_called_otherwise():
                 name = "" if node.attr == "op" else node.attr  # what ast calls an operator
             if isinstance(node, ast.Name):
                 name = node.id
+            if isinstance(name, str) and name.endswith("n_jobs"):  # joblib's own word
+                continue
             if isinstance(name, str) and (other.search(name.lower()) or name == "Job"):
                 names.add(f"{path.name}: {name}")
     assert sorted(names) == []

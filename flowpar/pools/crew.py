@@ -30,7 +30,7 @@ from flowpar.pools.obituary import Death, MemoryWatch, signal_name, worker_died
 from flowpar.pools.remote import RemoteWorker
 from flowpar.pools.retiring import Retired, Retiring
 from flowpar.pools.roster import Roster
-from flowpar.pools.slate import POSITION, SENDING, WANTED
+from flowpar.pools.slate import POSITION, SENDING, SPAN, WANTED
 from flowpar.pools.steps import Step
 from flowpar.pools.ticket import Ending, ProcessTicket, announce
 from flowpar.pools.transport import discard_report
@@ -435,12 +435,13 @@ class Crew:
         """Forget a worker; end the batch that it was running, and return whether there was one."""
         self._take_back(worker)
         position, charged = worker.slate.mark[POSITION], list(worker.sent.values())
+        span = max(1, worker.slate.mark[SPAN])
         home().sweep(worker.pid, worker.sent)
         self._ceilings.release(worker)
         self._roster.forget(worker)
         for ticket in charged:
             if not self._is_elsewhere(ticket):
-                self._end(ticket, worker_died(death, position, ticket.calls))
+                self._end(ticket, worker_died(death, position, ticket.calls, span))
         return bool(charged)
 
     def _death(self, worker: RemoteWorker, exit_code: int | None) -> Death:

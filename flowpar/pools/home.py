@@ -29,8 +29,7 @@ class _Home:
 
     def __init__(self) -> None:
         self._locks: list[int] = []
-        places = [MEMORY, tempfile.gettempdir()]
-        folders = [folder for place in places if (folder := self._make(place)) is not None]
+        folders = [folder for place in _places() if (folder := self._make(place)) is not None]
         self.depot = Depot(tuple(folders))
         self._has_warned = False
         if not any(folder.startswith(MEMORY) for folder in folders):
@@ -38,7 +37,7 @@ class _Home:
 
     def _make(self, place: str) -> str | None:
         """Return a new folder, locked as long as this process lives; None: there can be none."""
-        prefix = f"flowpar-{os.getuid()}-"
+        prefix = _prefix()
         try:
             _sweep_dead(place, prefix)
             while True:
@@ -60,6 +59,15 @@ class _Home:
         for handle in self._locks:
             os.close(handle)
         self._locks.clear()
+
+
+def _places() -> tuple[str, str]:
+    return MEMORY, tempfile.gettempdir()
+
+
+def _prefix() -> str:
+    """Return how the names of this user's depots begin."""
+    return f"flowpar-{os.getuid()}-"
 
 
 def home() -> Depot:
@@ -123,6 +131,10 @@ def close_home() -> None:
         found = _homes.pop(os.getpid(), None)
     if found is not None:
         found.close()
+        # Also those of pools that tasks had: their processes were killed.
+        for place in _places():
+            with contextlib.suppress(OSError):
+                _sweep_dead(place, _prefix())
 
 
 def _forget() -> None:

@@ -47,7 +47,7 @@ class Death:
         return f"{text}\n{self.last_words}" if self.last_words else text
 
 
-def worker_died(death: Death, position: int, calls: int) -> WorkerDied:
+def worker_died(death: Death, position: int, calls: int, span: int = 1) -> WorkerDied:
     """Return the error of the batch that a worker was running.
 
     Parameters
@@ -58,11 +58,15 @@ def worker_died(death: Death, position: int, calls: int) -> WorkerDied:
         Of the call that was being made, or `NOWHERE` while the batch was being loaded.
     calls
         How many calls the batch has.
+    span
+        How many calls from `position` on it may have been in.
     """
     if position == NOWHERE:
         where = "while it loaded the function and the arguments"
     else:
         where = "while it ran a task" if calls == 1 else f"in call {position + 1} of {calls}"
+        if span > 1:
+            where = f"in one of the calls {position + 1} to {position + span} of {calls}"
     guilty = 0 if calls == 1 else None if position == NOWHERE else position
     return WorkerDied(
         death.describe(where),
@@ -70,6 +74,7 @@ def worker_died(death: Death, position: int, calls: int) -> WorkerDied:
         exit_code=death.exit_code,
         signal=death.signal,
         position=guilty,
+        span=span,
     )
 
 

@@ -96,6 +96,12 @@ class Packer:
         for known in list(self._known.values()):
             known.is_fresh = False
 
+    def renew_one(self, number: int) -> None:
+        """Look at one function anew before it is sent again."""
+        known = self._known.get(number)
+        if known is not None:
+            known.is_fresh = False
+
     def _function(self, number: int, function: Callable[..., object]) -> PackedFunction:
         known = self._known.get(number)
         if known is not None and known.function is function and known.is_fresh:

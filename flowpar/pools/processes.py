@@ -186,12 +186,20 @@ class ProcessPool:
             ticket.tell(error)
         return ticket
 
-    def renew_functions(self) -> None:
+    def renew_functions(self, number: int | None = None) -> None:
         """Pickle functions anew from here on, as what they capture may have changed.
 
         This happens by itself when a call comes while the pool has nothing to do.
+
+        Parameters
+        ----------
+        number
+            Of the function; None: all.
         """
-        self._packer.renew()
+        if number is None:
+            self._packer.renew()
+        else:
+            self._packer.renew_one(number)
 
     def cancel(self, ticket: ProcessTicket) -> None:
         """End a call with `Cancelled`; if it runs, its worker is killed."""

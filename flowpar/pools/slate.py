@@ -22,6 +22,8 @@ SENDING: Final = 1
 WANTED: Final = 2
 """Item of a mark: the number of a sending of which the parent wants back what has not begun."""
 
+SPAN: Final = 4
+"""Item of a mark: how many calls from its position on a worker may be at, if more than one."""
 BARS: Final = 3
 """Item of a mark: whether the parent has bars at the bottom of the terminal."""
 

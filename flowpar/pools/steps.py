@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from flowpar.pools import standins
@@ -36,19 +36,25 @@ class Step(NamedTuple):
 class Turn:
     """A batch whose calls are made now, as `progress` needs to know it."""
 
-    __slots__ = ("_batch", "_has_ended", "_mark", "_report")
+    __slots__ = ("_batch", "_has_ended", "_mark", "_position")
 
-    def __init__(self, batch: Batch, report: Report, mark: Any = None) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        report: Report,
+        mark: Any = None,
+        *,
+        position: Callable[[], int] | None = None,
+    ) -> None:
+        # Each call that has ended has put something into one of them.
+        self._position = position or (lambda: len(report.ends) + len(report.unstarted))
         self._batch = batch
-        self._report = report
         self._mark = mark
         self._has_ended = False
 
     def write(self, steps: Steps[Any]) -> None:
         """Note how far the call is that is made now."""
-        # Each call that has ended has put something into one of them.
-        position = len(self._report.ends) + len(self._report.unstarted)
-        step = Step(position, steps.n, steps.total, steps.desc)
+        step = Step(self._position(), steps.n, steps.total, steps.desc)
         if self._mark is not None:
             write_step(self._mark, self._mark[SENDING], *step)
             return

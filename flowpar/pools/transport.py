@@ -105,6 +105,9 @@ class Report:
     """For how long the calls that took more than 1 ms had no CPU though they wanted one."""
     output: dict[int, str] = field(default_factory=dict)
     """What calls printed and logged, by index, where that is captured."""
+    row: list[object] | None = None
+    """The values of calls of one function, in their order, if all gave one; then `values` is
+    empty."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return load_report, (dump_report(self),)
@@ -331,6 +334,9 @@ def dump_report(report: Report, depot: Depot | None = None, mark: int = 0) -> by
         if kept.stored is not None and index in report.values:
             # What lies in a file travels as its name, and is not pickled again.
             report.values[index] = kept.stored
+    row = report.row
+    if row is not None and not TINY_TYPES.issuperset(map(type, row)):
+        report.values, row = dict(enumerate(row)), None
     for source, target in ((report.values, values), (report.expanded, expanded)):
         for index, value in source.items():
             try:
@@ -353,6 +359,7 @@ def dump_report(report: Report, depot: Depot | None = None, mark: int = 0) -> by
             report.damaged,
             report.delayed_seconds,
             report.output,
+            row,
         ),
         protocol=5,
     )

@@ -1,0 +1,1 @@
+"""What people already write: Pool, Executor, Parallel and streams, on flowpar's own pools."""

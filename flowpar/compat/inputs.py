@@ -1,0 +1,402 @@
+"""Where the calls of a pool come from: a list, or an iterable that is read as it is needed."""
+
+from __future__ import annotations
+
+import collections
+import contextvars
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+from flowpar.compat.dispatcher import Chunk, Dispatcher, Outcome, Sink
+from flowpar.pools.items import FULL, ONE
+from flowpar.task import Function
+
+AHEAD_SECONDS: Final = 0.02
+"""For so long each worker should have something to do, however quick the calls are."""
+
+MOST_AHEAD: Final = 4096
+"""Items that are read ahead, where the user has not said how many."""
+
+
+class Listed:
+    """Calls whose arguments are all there.
+
+    Parameters
+    ----------
+    function
+        What is called.
+    items, form
+        With what.
+    sink
+        Who hears how they end.
+    chunksize
+        How many travel together at least.
+    timeout
+        Seconds that a call may take; each then travels alone.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        items: Sequence[Any],
+        sink: Sink,
+        *,
+        form: int = ONE,
+        chunksize: int = 1,
+        timeout: float | None = None,
+    ) -> None:
+        self.function = function
+        self._items = items
+        self._sink = sink
+        self._form = form
+        self._chunksize = chunksize
+        self._timeout = timeout
+        self._next = 0
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether all were taken."""
+        return self._next >= len(self._items)
+
+    @property
+    def waiting(self) -> int:
+        """How many were not taken."""
+        return len(self._items) - self._next
+
+    def take(self, most: int) -> Chunk | None:
+        """Return the next chunk."""
+        first = self._next
+        if self.is_spent:
+            return None
+        self._next += self._chunksize if self._timeout is not None else max(self._chunksize, most)
+        items = self._items[first : self._next]
+        return Chunk(self.function, items, self._form, first, self._sink, self, self._timeout)
+
+    def cut(self, reason: BaseException) -> None:
+        """Tell that the rest will not be called."""
+        left = self.waiting
+        if left > 0:
+            self._sink.put(self._next, [Outcome(error=reason)] * left)
+        self._next = len(self._items)
+
+    def pace(self, seconds: float, slots: int) -> None:
+        """Go on as it is."""
+
+    def unbind(self) -> None:
+        """Wait for nobody: it never does."""
+
+
+class Shelf:
+    """Outcomes that wait until somebody takes them.
+
+    Parameters
+    ----------
+    is_ordered
+        Whether they are taken in the order of the calls, or as they come.
+    """
+
+    def __init__(self, *, is_ordered: bool) -> None:
+        self._is_ordered = is_ordered
+        self._changed = threading.Condition()
+        self._there: dict[int, Outcome] = {}
+        self._taken = 0
+        self._total = math.inf
+        self._is_dropped = False
+
+    def put(self, first: int, outcomes: Sequence[Outcome]) -> None:
+        """Take the outcomes of some calls."""
+        with self._changed:
+            if not self._is_dropped:
+                self._there.update(enumerate(outcomes, first))
+                self._changed.notify_all()
+
+    def put_values(self, first: int, values: list[Any]) -> None:
+        """Do the same for calls that all have ended with a value."""
+        self.put(first, [Outcome(value) for value in values])
+
+    def end(self, total: int) -> None:
+        """Know that there will be so many in all."""
+        with self._changed:
+            self._total = total
+            self._changed.notify_all()
+
+    def drop(self) -> None:
+        """Keep nothing any more: nobody will take it."""
+        with self._changed:
+            self._is_dropped = True
+            self._there.clear()
+
+    def take(self, timeout: float | None = None) -> Outcome | None:
+        """Return the next outcome, once it is there; None: there is none any more.
+
+        Raises
+        ------
+        TimeoutError
+            If it is not there after so many seconds.
+        """
+        with self._changed:
+            if not self._changed.wait_for(self._has_next, timeout):
+                raise TimeoutError
+            if self._taken >= self._total:
+                return None
+            number = self._taken if self._is_ordered else next(iter(self._there))
+            self._taken += 1
+            return self._there.pop(number)
+
+    def _has_next(self) -> bool:
+        if self._taken >= self._total:
+            return True
+        return self._taken in self._there if self._is_ordered else bool(self._there)
+
+
+class Inputs:
+    """Calls whose arguments come from an iterable, no more of which is read than there is room for.
+
+    A thread reads it: what it waits for holds nobody up, and may even be a value that these calls
+    give.
+
+    Parameters
+    ----------
+    function
+        What is called.
+    iterator
+        What it is called with.
+    shelf
+        Where the outcomes are put.
+    wake
+        Called when there is something to take.
+    slots
+        How many messages are on their way at once.
+    window
+        How many may have been read, and their outcomes not taken; None: as many as keep the workers
+        busy, which is more the quicker they are.
+    chunksize
+        How many travel together at least.
+    form
+        What an item is.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        iterator: Iterator[Any],
+        shelf: Shelf,
+        wake: Callable[[], object],
+        *,
+        slots: int,
+        window: int | None,
+        chunksize: int = 1,
+        form: int = ONE,
+    ) -> None:
+        self._form = form
+        self.function = function
+        self.shelf = shelf
+        self._iterator = iterator
+        self._wake = wake
+        self._is_elastic = window is None
+        self._window: float = max(2 * slots * chunksize if window is None else window, chunksize)
+        self._chunksize = chunksize
+        self._ready: collections.deque[Any] = collections.deque()
+        self._read = self._sent = self._taken = 0
+        self._changed = threading.Condition()
+        self._has_ended = False
+        self._is_awaited = False
+        self._last: Outcome | None = None
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(
+            target=context.run, args=(self._run,), name="flowpar reads", daemon=True
+        )
+        self._thread.start()
+
+    # ------------------------------------------------------------------ for the dispatcher
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether all was read, and taken."""
+        return self._has_ended and not self._ready
+
+    @property
+    def waiting(self) -> int:
+        """How many were read and not taken."""
+        return len(self._ready)
+
+    def take(self, most: int) -> Chunk | None:
+        """Return the next chunk, if so much was read."""
+        # First said, then looked: the reader sees it, or we see what it has read.
+        self._is_awaited = True
+        ready, has_ended = len(self._ready), self._has_ended
+        if ready < self._chunksize and not (has_ended and ready):
+            return None
+        self._is_awaited = False
+        size = min(ready, max(self._chunksize, most))
+        items = [self._ready.popleft() for _ in range(size)]
+        first = self._sent
+        self._sent += size
+        return Chunk(self.function, items, self._form, first, self.shelf, self)
+
+    def cut(self, reason: BaseException) -> None:
+        """Tell that the rest will not be called."""
+        self._end(Outcome(error=reason))
+        if self._ready:
+            left = len(self._ready)
+            self._ready.clear()
+            self.shelf.put(self._sent, [Outcome(error=reason)] * left)
+
+    def pace(self, seconds: float, slots: int) -> None:
+        """Read further ahead if calls are quick, unless the user has said how far."""
+        if self._is_elastic:
+            wanted = min(MOST_AHEAD, slots * int(AHEAD_SECONDS / max(seconds, 1e-7)))
+            if wanted > self._window:
+                self._widen(wanted)
+
+    def unbind(self) -> None:
+        """Read on, however few of the outcomes are taken: somebody waits for the end."""
+        self._widen(math.inf)
+
+    def _widen(self, window: float) -> None:
+        with self._changed:
+            self._window = window
+            self._changed.notify_all()
+
+    # ------------------------------------------------------------------ for who takes values
+
+    def make_room(self) -> None:
+        """Know that an outcome was taken."""
+        with self._changed:
+            self._taken += 1
+            self._changed.notify_all()
+
+    def leave(self) -> None:
+        """Know that nobody will take the rest.
+
+        If none was taken at all, the calls are wanted for what they do, and are made; else no more
+        is read.
+        """
+        self.shelf.drop()
+        if self._taken:
+            self.stop()
+        else:
+            self.unbind()
+
+    def stop(self) -> None:
+        """Read no more, and call nothing more."""
+        self._end(None)
+        self._ready.clear()
+        self._wake()
+
+    # ------------------------------------------------------------------ in its thread
+
+    def _run(self) -> None:
+        last = None
+        try:
+            while room := self._room():
+                if not self._read_some(room):
+                    break
+        except BaseException as error:  # noqa: BLE001 - whatever it was, it is for who takes the values
+            last = Outcome(error=error)
+        self._iterator = iter(())  # the user's may have something to do at its end
+        self._end(last)
+        self._wake()
+
+    def _room(self) -> int:
+        """Return how many may be read, once there is room; 0: no more."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._has_ended or self._read - self._taken < self._window
+            )
+            if self._has_ended:
+                return 0
+            return int(min(self._window - (self._read - self._taken), MOST_AHEAD))
+
+    def _read_some(self, most: int) -> bool:
+        """Read so many; return whether there may be more."""
+        for _ in range(most):
+            try:
+                value = next(self._iterator)
+            except StopIteration:
+                return False
+            if self._has_ended:
+                return False
+            self._ready.append(value)
+            self._read += 1
+            if self._is_awaited and len(self._ready) >= self._chunksize:
+                self._is_awaited = False
+                self._wake()
+        return True
+
+    def _end(self, last: Outcome | None) -> None:
+        with self._changed:
+            if self._has_ended:
+                return
+            if last is not None:
+                self.shelf.put(self._read, [last])
+            self.shelf.end(self._read + (last is not None))
+            self._has_ended = True
+            self._changed.notify_all()
+
+
+class Mixed(Inputs):
+    """Calls of any functions, from an iterable of (function, arguments, keyword arguments).
+
+    Parameters
+    ----------
+    iterator, shelf, window, chunksize
+        As for `Inputs`.
+    dispatcher
+        Which takes from here.
+    timeout
+        Seconds that a call may take; each then travels alone.
+    """
+
+    def __init__(
+        self,
+        iterator: Iterator[Any],
+        shelf: Shelf,
+        dispatcher: Dispatcher,
+        *,
+        window: int | None,
+        chunksize: int = 1,
+        timeout: float | None = None,
+    ) -> None:
+        self._timeout = timeout
+        known = dispatcher.function
+        super().__init__(
+            Function(_nothing),
+            ((known(function), (args, kwargs or None)) for function, args, kwargs in iterator),
+            shelf,
+            dispatcher.wake,
+            slots=dispatcher.pool.slots,
+            window=window,
+            chunksize=chunksize,
+            form=FULL,
+        )
+
+    @property
+    def function(self) -> Function:
+        """That of the call which comes next."""
+        return self._ready[0][0] if self._ready else self._last_function
+
+    @function.setter
+    def function(self, function: Function) -> None:
+        self._last_function = function
+
+    def take(self, most: int) -> Chunk | None:
+        """Return the next calls of one function."""
+        self._is_awaited = True
+        if len(self._ready) < self._chunksize and not (self._has_ended and self._ready):
+            return None
+        self._is_awaited = False
+        function = self.function = self.function
+        size = 1 if self._timeout is not None else max(self._chunksize, most)
+        items: list[Any] = []
+        while self._ready and len(items) < size and self._ready[0][0] is function:
+            items.append(self._ready.popleft()[1])
+        first = self._sent
+        self._sent += len(items)
+        return Chunk(function, items, FULL, first, self.shelf, self, self._timeout)
+
+
+def _nothing() -> None:
+    """Stand for a function while there is no call."""

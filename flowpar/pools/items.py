@@ -1,0 +1,125 @@
+"""Calls of one function, many in a message: what a pool's `map` is made of.
+
+They travel as the arguments that the user gave, and a worker makes them in a loop that does little
+besides: an item more costs a fraction of what a task of a graph does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, overload
+
+from flowpar.task import LITERAL, Call
+
+ONE, SEVERAL, FULL = range(3)
+"""What an item is: the only argument of a call; its arguments; (arguments, keyword arguments)."""
+
+
+class Items(Sequence[Call]):
+    """The calls of one function as a batch has them, each made when it is looked at.
+
+    Parameters
+    ----------
+    number
+        Of the function.
+    form
+        `ONE`, `SEVERAL` or `FULL`.
+    values
+        The arguments.
+    first
+        The index of the first call.
+
+    Examples
+    --------
+    >>> list(Items(7, SEVERAL, [(2, 3)]))
+    [(0, 7, 0, (2, 3), None)]
+    """
+
+    __slots__ = ("first", "form", "number", "values")
+
+    def __init__(self, number: int, form: int, values: Sequence[Any], first: int = 0) -> None:
+        self.number = number
+        self.form = form
+        self.values = values
+        self.first = first
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Call]:
+        for index, value in enumerate(self.values, self.first):
+            args, kwargs = arguments_of(self.form, value)
+            yield index, self.number, LITERAL, args, kwargs
+
+    @overload
+    def __getitem__(self, at: int) -> Call: ...
+    @overload
+    def __getitem__(self, at: slice) -> Items: ...
+    def __getitem__(self, at: int | slice) -> Call | Items:
+        numbers = range(len(self))[at]
+        if isinstance(numbers, range):
+            return Items(self.number, self.form, self.values[at], self.first + numbers.start)
+        args, kwargs = arguments_of(self.form, self.values[at])
+        return self.first + numbers, self.number, LITERAL, args, kwargs
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Items, (self.number, self.form, self.values, self.first)
+
+
+def arguments_of(form: int, value: Any) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
+    """Return the arguments of a call."""
+    if form == ONE:
+        return (value,), None
+    return (value, None) if form == SEVERAL else value
+
+
+BLOCK_SECONDS: Final = 2e-5
+"""Calls that take less together are made without a look around in between."""
+
+MOST_IN_BLOCK: Final = 64
+
+
+def make_calls(
+    function: Any, items: Items, made: list[Any], may_go_on: Callable[[int, int], bool]
+) -> BaseException | None:
+    """Make calls, as many as give a value, and return the error of the one that does not.
+
+    Parameters
+    ----------
+    function
+        What is called.
+    items
+        With what.
+    made
+        Values are put behind those that are there, which are of the first calls.
+    may_go_on
+        Asked before calls are made, with the position of the first of them, and how many they are.
+        Quick ones are made together, since to ask costs more than to call.
+    """
+    form, given = items.form, items.values
+    block, begun = 1, time.perf_counter()
+    try:
+        while (at := len(made)) < len(given) and may_go_on(at, min(block, len(given) - at)):
+            if block == 1 or form == FULL:
+                args, kwargs = arguments_of(form, given[at])
+                made.append(function(*args, **(kwargs or {})))
+            else:
+                _make_block(function, form, given[at : at + block], made)
+            now = time.perf_counter()
+            is_quick = now - begun < BLOCK_SECONDS
+            block = min(MOST_IN_BLOCK, 2 * block) if is_quick else max(1, block // 2)
+            begun = now
+    except BaseException as error:  # noqa: BLE001 - handed to who asked
+        return error
+    return None
+
+
+def _make_block(function: Any, form: int, given: Sequence[Any], made: list[Any]) -> None:
+    """Make some calls with nothing in between."""
+    expected = len(made) + len(given)
+    # If one raises, the values of those before it have been put there.
+    made.extend((itertools.starmap if form == SEVERAL else map)(function, given))
+    if len(made) < expected:
+        raise StopIteration  # which was taken for the end of all; what it said is lost
