@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from flowpar.compat.parallel import Parallel as Parallel
     from flowpar.compat.pool import Pool as Pool
     from flowpar.compat.pool import ThreadPool as ThreadPool
+    from flowpar.compat.spawning import spawn as spawn
+    from flowpar.compat.streams import imap as imap
+    from flowpar.compat.streams import imap_unordered as imap_unordered
+    from flowpar.compat.streams import stream as stream
     from flowpar.dsl import Delayed as Delayed
     from flowpar.dsl import DelayedFunction as DelayedFunction
     from flowpar.dsl import delayed as delayed
@@ -95,6 +99,8 @@ _HOMES = {
     "compute": "running",
     "delayed": "dsl",
     "explain": "preview",
+    "imap": "compat.streams",
+    "imap_unordered": "compat.streams",
     "map": "many",
     "options": "settings",
     "plan": "preview",
@@ -103,7 +109,9 @@ _HOMES = {
     "register_digest": "caching.digest",
     "register_joblib": "compat.joblib_backend",
     "run": "running",
+    "spawn": "compat.spawning",
     "starmap": "many",
+    "stream": "compat.streams",
     "submit": "background",
     "untracked": "caching.code",
     "visualize": "pictures",

@@ -1,0 +1,154 @@
+"""`spawn`: one function in a process of its own, whose value does not get lost."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+from flowpar.compat.results import time_over
+from flowpar.errors import add_note
+from flowpar.pools.transport import prepare_module
+
+_LOOK_SECONDS: Final = 0.005
+"""Between two looks whether the process is there, for who wants to know its id."""
+
+
+def spawn(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Spawned:
+    """Call a function in a new process, and return a handle of it at once.
+
+    Parameters
+    ----------
+    func
+        Any function, a lambda too.
+    *args, **kwargs
+        With what it is called.
+
+    Returns
+    -------
+    Spawned
+        Its ``result()`` is what the function returns.
+
+    Examples
+    --------
+    >>> import flowpar
+    >>> flowpar.spawn(pow, 2, 5).result()
+    32
+    """
+    if not callable(func):
+        raise TypeError(f"spawn calls a function, and not {func!r}")
+    return Spawned(func, args, kwargs)
+
+
+class Spawned:
+    """A call in a process of its own; made by `spawn`.
+
+    The process ends with the call. A program waits at its end for those that still run.
+    """
+
+    def __init__(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        from flowpar.pools.processes import ProcessPool  # noqa: PLC0415 - most of our import time
+
+        prepare_module(getattr(func, "__module__", None) or "__main__")
+        self._name = getattr(func, "__name__", type(func).__name__)
+        self._ended = threading.Event()
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._pid: int | None = None
+        self._pool = ProcessPool(1)
+        _running.add(self)
+        _wait_at_exit()
+        self._ticket = self._pool.apply_async(
+            func, args, kwargs, callback=self._succeed, error_callback=self._fail
+        )
+
+    @property
+    def pid(self) -> int | None:
+        """The id of its process; None: it ended before anybody asked, or could not be started."""
+        while self._pid is None and not self._ended.wait(_LOOK_SECONDS):
+            self._pid = next(iter(self._pool.pids()), None)
+        return self._pid
+
+    def done(self) -> bool:
+        """Return whether it has ended."""
+        return self._ended.is_set()
+
+    def is_alive(self) -> bool:
+        """Return whether it has not."""
+        return not self.done()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended, or for so many seconds."""
+        self._ended.wait(timeout)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return what the function returned, once it has.
+
+        Raises
+        ------
+        TimeoutError
+            If it has not after so many seconds; it goes on.
+        WorkerDied
+            If the process ended before the function did.
+        Cancelled
+            After `kill`.
+        Exception
+            What the function raised.
+        """
+        error = self.exception(timeout)
+        if error is not None:
+            raise error
+        return self._value
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the function raised, once it has ended; None: it returned.
+
+        Raises
+        ------
+        TimeoutError
+            If it has not after so many seconds; it goes on.
+        """
+        if not self._ended.wait(timeout):
+            raise time_over(timeout or 0.0)
+        return self._error
+
+    def kill(self) -> None:
+        """End the process now."""
+        self._pool.cancel(self._ticket)
+
+    def _succeed(self, value: Any) -> None:
+        self._value = value
+        self._settle()
+
+    def _fail(self, error: BaseException) -> None:
+        add_note(error, f"flowpar: {self._name}, in a process of its own")
+        self._error = error
+        self._settle()
+
+    def _settle(self) -> None:
+        _running.discard(self)
+        self._ended.set()
+        self._pool.close()
+
+    def __repr__(self) -> str:
+        state = "running" if self.is_alive() else "failed" if self._error else "done"
+        return f"<Spawned {self._name}, {state}>"
+
+
+_running: Final[set[Spawned]] = set()
+
+
+@functools.cache
+def _wait_at_exit() -> None:
+    # Not before there is something that ends workers at exit: what comes last is done first.
+    atexit.register(_join_all)
+
+
+def _join_all() -> None:
+    """Wait for all, as multiprocessing does at the end of a program."""
+    for each in list(_running):
+        each.join()
