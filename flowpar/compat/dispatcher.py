@@ -22,6 +22,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
+from flowpar.compat.lending import Lender
 from flowpar.errors import Cancelled, NotPicklable, PoolError, TaskError, WorkerDied, add_note
 from flowpar.notes import describe_call
 from flowpar.pools.failures import text_of
@@ -125,6 +126,8 @@ class _Flight:
 
     chunks: list[Chunk]
     inbox: queue.SimpleQueue[tuple[_Flight | None, Any]]
+    lent: object
+    """What it takes that lies in files; they go with it."""
     ticket: Any = None
 
     def succeed(self, report: Report) -> None:
@@ -164,6 +167,7 @@ class Dispatcher:
         self._again: collections.deque[Chunk] = collections.deque()
         self._flights: dict[_Flight, None] = {}
         self._functions: dict[int, Function] = {}
+        self._lender = Lender()
         self._seconds: dict[int, float] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -242,6 +246,7 @@ class Dispatcher:
                 if flight.ticket is not None:
                     self.pool.cancel(flight.ticket)
         self._flights.clear()
+        self._lender.forget()
         self.ended.set()
 
     # ------------------------------------------------------------------ in its thread
@@ -264,6 +269,8 @@ class Dispatcher:
             for source in list(self._sources):
                 source.unbind()
         self._fill()
+        if not self._flights:
+            self._lender.forget()
         return not self._is_closed or bool(self._flights or self._sources or self._again)
 
     def _fill(self) -> None:
@@ -327,8 +334,12 @@ class Dispatcher:
             values = [item for chunk in chunks for item in chunk.items]
         calls: Any = Items(function.number, form, values)
         wanted: Any = range(len(values))
-        batch = Batch(calls, {function.number: call}, {}, wanted, timeout=chunks[0].timeout)
-        flight = _Flight(chunks, self._inbox)
+        inputs: dict[int, object] = {}
+        if self.pool.name == "processes" and (lent := self._lender.lend(calls)) is not None:
+            calls, inputs = lent
+            wanted = frozenset(wanted)
+        batch = Batch(calls, {function.number: call}, inputs, wanted, timeout=chunks[0].timeout)
+        flight = _Flight(chunks, self._inbox, inputs)
         self._flights[flight] = None
         try:
             flight.ticket = self.pool.apply_async(

@@ -87,6 +87,11 @@ def imap_unordered(
 ) -> Iterator[Any]:
     """Do as `imap`, and give the values as they come.
 
+    Parameters
+    ----------
+    func, iterable, window, pool, workers, timeout, progress
+        As for `imap`.
+
     Examples
     --------
     >>> import flowpar

@@ -5,6 +5,7 @@ import itertools
 import os
 import signal
 import time
+import weakref
 
 import pytest
 
@@ -185,11 +186,55 @@ def test_joblib_parameters_are_taken(tmp_path):
     assert parallel(delayed(square)(n) for n in range(50)) == [n * n for n in range(50)]
 
 
-def test_large_arguments_arrive_once_per_message():
-    np = pytest.importorskip("numpy")
-    table = np.arange(1_000_000.0)
-    sums = Parallel(n_jobs=2)(delayed(lambda t, n: t.sum() + n)(table, n) for n in range(20))
-    assert sums == [table.sum() + n for n in range(20)]
+class TestLargeArguments:
+    def test_what_comes_again_is_written_once(self):
+        np = pytest.importorskip("numpy")
+        table = np.arange(1_000_000.0)
+
+        class Counting:
+            """Pickles as an array, and counts how often."""
+
+            nbytes = table.nbytes
+            pickled = 0
+
+            def __reduce__(self):
+                type(self).pickled += 1
+                return np.asarray, (table,)
+
+        large = Counting()
+        values = Parallel(n_jobs=2)(delayed(lambda t, n: t.sum() + n)(large, n) for n in range(50))
+        assert values == [table.sum() + n for n in range(50)]
+        assert Counting.pickled <= 2  # the first pickler may give up half way
+
+    def test_each_call_has_a_copy_of_its_own(self):
+        np = pytest.importorskip("numpy")
+        table = np.zeros(100_000)
+
+        def spoil(t, n):
+            t += 1
+            return t.max()
+
+        assert Parallel(n_jobs=2)(delayed(spoil)(table, n) for n in range(20)) == [1.0] * 20
+        assert table.max() == 0
+
+    def test_all_kinds_and_nothing_is_kept(self):
+        np, pd = pytest.importorskip("numpy"), pytest.importorskip("pandas")
+        frame = pd.DataFrame({"a": np.arange(100_000)})
+        text, data = "ä" * 100_000, bytes(200_000)
+        with flowpar.Pool(2) as pool:
+            found = pool.starmap(
+                lambda *args: tuple(map(len, args)), [(frame, text, data, text)] * 3
+            )
+            assert found == [(100_000, 100_000, 200_000, 100_000)] * 3
+            arrays = pool.imap(lambda n: np.full(50_000, n), range(20))
+            assert [array[0] for array in pool.imap(np.negative, arrays)] == [-n for n in range(20)]
+            array = np.ones(50_000)
+            gone = weakref.ref(array)
+            assert pool.apply(np.sum, (array,)) == 50_000
+            del array
+            pool.apply(abs, (1,))
+            gc.collect()
+            assert gone() is None
 
 
 class TestJoblibBackend:
