@@ -13,6 +13,7 @@ import inspect
 import itertools
 import sys
 import types
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -96,7 +97,7 @@ class Function:
         """Raise TypeError if the function cannot be called with these arguments."""
         arity = self._arity
         if arity is None:
-            arity = self._arity = _Arity(self.call)
+            arity = self._arity = _arity_of(self.call)
         # The common case, without keywords, costs one comparison.
         if kwargs or not arity.least <= len(args) <= arity.most:
             arity.bind(self.name, args, kwargs)
@@ -212,6 +213,19 @@ class _Arity:
             self.signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{name}{self.signature} cannot be called so: {error}") from None
+
+
+_arities: Final[weakref.WeakKeyDictionary[types.FunctionType, _Arity]] = weakref.WeakKeyDictionary()
+"""Of functions that were called: who writes ``delayed(f)(x)`` in a loop asks often."""
+
+
+def _arity_of(call: Callable[..., object]) -> _Arity:
+    if type(call) is not types.FunctionType:
+        return _Arity(call)
+    known = _arities.get(call)
+    if known is None:
+        known = _arities[call] = _Arity(call)
+    return known
 
 
 def code_of(call: Any) -> int:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from flowpar.compat.dispatcher import Dispatcher
+from flowpar.compat.dispatcher import Dispatcher, Outcome
 from flowpar.compat.inputs import Inputs, Mixed, Shelf
 from flowpar.errors import OptionError
 from flowpar.policy import check_choice, check_count, check_number
@@ -156,12 +156,7 @@ class Parallel:
     def _taken(self, dispatcher: Dispatcher, inputs: Inputs) -> Iterator[Any]:
         is_whole = False
         try:
-            while (outcome := inputs.shelf.take()) is not None:
-                inputs.make_room()
-                if outcome.error is not None:
-                    raise outcome.error
-                yield outcome.value
-                del outcome
+            yield from self._values(inputs)
             is_whole = True
         finally:
             if not is_whole:
@@ -172,6 +167,34 @@ class Parallel:
             elif not is_whole:  # what runs is of no use to anybody
                 self._kept = None
                 dispatcher.stop()
+
+    def _values(self, inputs: Inputs) -> Iterator[Any]:
+        take = self._take_some if self._takes_all else self._take_one
+        while outcomes := take(inputs):
+            for outcome in outcomes:
+                if outcome.error is not None:
+                    raise outcome.error
+                yield outcome.value
+            del outcome, outcomes
+
+    @property
+    def _takes_all(self) -> bool:
+        """Whether nobody minds that values are taken before they are asked for."""
+        return self.return_as == "list" or self._window is None
+
+    @staticmethod
+    def _take_some(inputs: Inputs) -> list[Outcome]:
+        outcomes = inputs.shelf.take_some()
+        inputs.make_room(len(outcomes))
+        return outcomes
+
+    @staticmethod
+    def _take_one(inputs: Inputs) -> list[Outcome]:
+        outcome = inputs.shelf.take()
+        if outcome is None:
+            return []
+        inputs.make_room()
+        return [outcome]
 
     def _dispatcher(self) -> Dispatcher:
         if self._kept is not None:

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import works
+from compat_rows import compat_rows
 from race import Row
 from trivial import add, inc, spin, spins_in
 from watched import watched_rows
@@ -41,6 +42,7 @@ def all_rows(quick):
     yield from cached_rows(200 if quick else 1000)
     yield from array_rows(4 if quick else 8)
     yield from argument_rows(20 if quick else 100)
+    yield from compat_rows()
     yield from auto_rows()
     yield from watched_rows(2)
 
