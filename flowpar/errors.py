@@ -222,10 +222,10 @@ else:
 
 def add_note(error: BaseException, note: str) -> None:
     """Add a note to an exception, once; also before Python 3.11, where nothing shows it."""
-    notes = getattr(error, "__notes__", [])
-    if note in notes:
-        return
     try:
+        notes = getattr(error, "__notes__", [])
+        if note in notes:
+            return
         if sys.version_info >= (3, 11):
             error.add_note(note)
         else:

@@ -15,9 +15,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import contextvars
+import functools
 import os
 import queue
 import threading
+import types
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
@@ -32,8 +34,11 @@ from flowpar.pools.transport import SEALED, Batch, Report, prepare_module
 from flowpar.pools.worker import execute
 from flowpar.task import Function
 
-BATCH_SECONDS: Final = 0.004
-"""How long the calls of a message take, where they are shorter than that."""
+QUICK_SECONDS: Final = 0.002
+"""Messages that take less wait behind one another at a worker, or it would wait for each."""
+
+DEEP: Final = 16
+"""How many then are at a worker."""
 
 MOST_KNOWN: Final = 256
 """Functions that are remembered as the same one, and how long they take."""
@@ -103,12 +108,8 @@ class Source(Protocol):
     def is_spent(self) -> bool:
         """Whether there will be no more."""
 
-    @property
-    def waiting(self) -> int:
-        """How many items there are now."""
-
-    def take(self, most: int) -> Chunk | None:
-        """Return the next items, so many at most or as many as belong together; or None now."""
+    def take(self) -> Chunk | None:
+        """Return the next items that travel together; None: there are none now."""
 
     def cut(self, reason: BaseException) -> None:
         """Tell its sinks that the rest will not be called."""
@@ -122,9 +123,9 @@ class Source(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Flight:
-    """Chunks on their way in one message; its methods are the callbacks of the pool."""
+    """A chunk on its way; its methods are the callbacks of the pool."""
 
-    chunks: list[Chunk]
+    chunk: Chunk
     inbox: queue.SimpleQueue[tuple[_Flight | None, Any]]
     lent: object
     """What it takes that lies in files; they go with it."""
@@ -168,7 +169,7 @@ class Dispatcher:
         self._flights: dict[_Flight, None] = {}
         self._functions: dict[int, Function] = {}
         self._lender = Lender()
-        self._seconds: dict[int, float] = {}
+        self._is_quick = False
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._is_closed = self._is_stopped = self._is_drained = False
@@ -203,17 +204,41 @@ class Dispatcher:
             if self._is_closed:
                 raise PoolError("the pool is closed")
             self._sources.append(source)
-            if self._thread is None:
-                context = contextvars.copy_context()
+        self.start()
+        self.wake()
+
+    def start(self) -> None:
+        """Have its thread running."""
+        with self._lock:
+            if self._thread is None and not self._is_closed:
+                # In no context of the caller's: it would hold for the calls of all others.
+                empty = contextvars.Context()
                 self._thread = threading.Thread(
-                    target=context.run, args=(self._run,), name=self._name, daemon=True
+                    target=empty.run, args=(self._run,), name=self._name, daemon=True
                 )
                 self._thread.start()
-        self.wake()
 
     def wake(self) -> None:
         """Have it look at its sources."""
         self._inbox.put((None, None))
+
+    def do(self, call: Callable[[], object]) -> None:
+        """Have something done in its thread; what it raises is reported."""
+        self._inbox.put((None, call))
+
+    def drop(self, source: Source) -> None:
+        """Stop what runs of a source, which gives nothing more."""
+        self.do(lambda: self._drop(source))
+
+    def _drop(self, source: Source) -> None:
+        for flight in list(self._flights):
+            if flight.chunk.source is source and flight.ticket is not None:
+                self.pool.cancel(flight.ticket)
+
+    @property
+    def is_this_thread(self) -> bool:
+        """Whether its own thread asks, which can wait for nothing of it."""
+        return threading.current_thread() is self._thread
 
     def close(self) -> None:
         """Take no more sources, and end when all that it has have ended."""
@@ -270,76 +295,51 @@ class Dispatcher:
                 source.unbind()
         self._fill()
         if not self._flights:
-            self._lender.forget()
+            self._let_go()
         return not self._is_closed or bool(self._flights or self._sources or self._again)
 
-    def _fill(self) -> None:
-        while len(self._flights) < self.pool.slots:
-            if self._again:
-                self._send([self._again.popleft()])
-                continue
-            chunks = self._take()
-            if not chunks:
-                return
-            self._send(chunks)
+    def _let_go(self) -> None:
+        """Keep nothing of the user's while there is nothing to do, but for plain functions."""
+        self._lender.forget()
+        kept = [key for key, known in self._functions.items() if not _is_plain(known.call)]
+        for key in kept:
+            function = self._functions.pop(key)
+            if self.pool.name == "processes":
+                self.pool.forget_function(function.number)
 
-    def _take(self) -> list[Chunk]:
-        """Return what goes into the next message: of one function, and as much as pays."""
+    def _fill(self) -> None:
+        while len(self._flights) < self._room:
+            chunk = self._again.popleft() if self._again else self._take()
+            if chunk is None:
+                return
+            self._send(chunk)
+
+    def _take(self) -> Chunk | None:
+        """Return the next chunk of the first source that has one; sources take turns."""
         for _ in range(len(self._sources)):
             source = self._sources.popleft()
-            most = self._most(source)
-            chunk = source.take(most)
+            chunk = source.take()
             if not source.is_spent:
                 self._sources.append(source)
-            if chunk is None:
-                continue
-            chunks = [chunk]
-            if chunk.timeout is None:
-                self._add_like(chunks, most - len(chunk.items))
-            return chunks
-        return []
+            if chunk is not None:
+                return chunk
+        return None
 
-    def _most(self, source: Source) -> int:
-        """Return how many calls of a source's function are worth a message."""
-        seconds = self._seconds.get(source.function.number)
-        if seconds is None:
-            return 1
-        # Towards the end the messages become smaller, so that no worker has much when others wait.
-        share: int = (source.waiting + len(self._sources)) // (2 * self.pool.slots)
-        return max(1, min(int(BATCH_SECONDS / max(seconds, 1e-7)), share))
-
-    def _add_like(self, chunks: list[Chunk], room: int) -> None:
-        """Add calls of the same function that other sources have."""
-        while room > 0 and self._sources:
-            source = self._sources[0]
-            if source.function is not chunks[0].function:
-                return
-            chunk = source.take(room)
-            if chunk is None or not source.is_spent or chunk.form != chunks[0].form:
-                if chunk is not None:
-                    self._again.append(chunk)
-                return
-            self._sources.popleft()
-            chunks.append(chunk)
-            room -= len(chunk.items)
-
-    def _send(self, chunks: list[Chunk]) -> None:
-        function, form = chunks[0].function, chunks[0].form
-        call = function.call
+    def _send(self, chunk: Chunk) -> None:
+        function, call = chunk.function, chunk.function.call
         if self.pool.name == "processes":
             prepare_module(getattr(call, "__module__", None) or "__main__")
             call = function.as_sent()
-        values = chunks[0].items
-        if len(chunks) > 1:
-            values = [item for chunk in chunks for item in chunk.items]
-        calls: Any = Items(function.number, form, values)
-        wanted: Any = range(len(values))
+        calls: Any = Items(function.number, chunk.form, chunk.items)
+        wanted: Any = range(len(chunk.items))
         inputs: dict[int, object] = {}
         if self.pool.name == "processes" and (lent := self._lender.lend(calls)) is not None:
             calls, inputs = lent
             wanted = frozenset(wanted)
-        batch = Batch(calls, {function.number: call}, inputs, wanted, timeout=chunks[0].timeout)
-        flight = _Flight(chunks, self._inbox, inputs)
+        batch = Batch(calls, {function.number: call}, inputs, wanted, timeout=chunk.timeout)
+        if self._is_quick:
+            batch.room = DEEP
+        flight = _Flight(chunk, self._inbox, inputs)
         self._flights[flight] = None
         try:
             flight.ticket = self.pool.apply_async(
@@ -348,6 +348,12 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - the pool is closed, or the system refuses
             flight.fail(error)
 
+    @property
+    def _room(self) -> int:
+        """How many messages may be on their way."""
+        slots: int = self.pool.slots
+        return self.pool.width * DEEP if self._is_quick else slots
+
     def _hear(self) -> None:
         """Wait until something has come, and take in all that has."""
         flight, outcome = self._inbox.get()
@@ -355,48 +361,39 @@ class Dispatcher:
             while not self._is_stopped:
                 if flight is not None:
                     self._take_in(flight, outcome)
+                elif outcome is not None:
+                    _guarded(outcome)
                 flight, outcome = self._inbox.get_nowait()
 
     def _take_in(self, flight: _Flight, outcome: Report | BaseException) -> None:
-        del self._flights[flight]
         if isinstance(outcome, Report):
-            self._take_report(flight.chunks, outcome)
+            self._take_report(flight.chunk, outcome)
         else:
-            self._take_error(flight.chunks, outcome)
+            self._take_error(flight.chunk, outcome)
+        # Not before: if the thread fails meanwhile, it is cut off with the others.
+        self._flights.pop(flight, None)
 
-    def _take_report(self, chunks: list[Chunk], report: Report) -> None:
-        self._note_pace(chunks[0], report)
-        first = 0
-        for chunk in chunks:
-            self._take_part(chunk, report, first)
-            first += len(chunk.items)
-
-    def _note_pace(self, chunk: Chunk, report: Report) -> None:
+    def _take_report(self, chunk: Chunk, report: Report) -> None:
         made = len(report.row or report.values) + len(report.failed)
-        if not made:
+        if made and report.ends:
+            taken = report.ends[-1] - report.start
+            # On threads a message costs less than what it brings to have several wait.
+            self._is_quick = self.pool.name == "processes" and taken < QUICK_SECONDS
+            chunk.source.pace(taken / made, self._room)
+        row = report.row
+        if row is not None:
+            _guarded(lambda: chunk.sink.put_values(chunk.first, row))
             return
-        seconds = (report.ends[-1] - report.start) / made
-        if len(self._seconds) > MOST_KNOWN:
-            self._seconds.clear()
-        self._seconds[chunk.function.number] = seconds
-        chunk.source.pace(seconds, self.pool.slots)
-
-    def _take_part(self, chunk: Chunk, report: Report, first: int) -> None:
-        """Tell how the items of a chunk ended, the first of which has this index in the report."""
-        if report.row is not None:
-            chunk.sink.put_values(chunk.first, report.row[first : first + len(chunk.items)])
-            return
-        numbers = range(first, first + len(chunk.items))
         values, failed = report.values, report.failed
-        for at, number in enumerate(numbers):
-            if number in failed:
-                error = failed[number].error
+        values.update(report.expanded)
+        for at in range(len(chunk.items)):
+            if at in failed:
+                error = failed[at].error
                 self._explain(error, chunk, at, report.worker)
                 self._tell(chunk, at, Outcome(error=error))
-            elif number in values:
-                self._tell(chunk, at, self._loaded(values.pop(number), chunk, at, report.worker))
-        unstarted = set(report.unstarted)
-        self._send_again(chunk, [at for at, number in enumerate(numbers) if number in unstarted])
+            elif at in values:
+                self._tell(chunk, at, self._loaded(values.pop(at), chunk, at, report.worker))
+        self._send_again(chunk, report.unstarted)
 
     def _loaded(self, value: Any, chunk: Chunk, at: int, worker: str) -> Outcome:
         if type(value) not in SEALED:
@@ -412,40 +409,26 @@ class Dispatcher:
             self._explain(error, chunk, at, worker)
             return Outcome(error=error)
 
-    def _take_error(self, chunks: list[Chunk], error: BaseException) -> None:
-        """Decide which item of a message is to blame for an error of the pool."""
-        items = [(chunk, at) for chunk in chunks for at in range(len(chunk.items))]
-        guilty = 0
+    def _take_error(self, chunk: Chunk, error: BaseException) -> None:
+        """Decide which item of a chunk is to blame for an error of the pool."""
+        everybody = range(len(chunk.items))
+        suspects: Collection[int] = everybody
         if isinstance(error, WorkerDied) and error.position is not None:
-            guilty = error.position
-            if error.span > 1:
-                self._part(chunks, items, range(guilty, guilty + error.span))
-                return
-        elif len(items) > 1:
-            for chunk, at in items:
-                if isinstance(error, (NotPicklable, WorkerDied)):
-                    # One cannot be sent, or not be loaded: alone, each answers for itself.
-                    self._send_again(chunk, [at])
-                else:  # the pool is at its end
-                    self._tell(chunk, at, Outcome(error=error))
+            suspects = range(error.position, error.position + error.span)
+        if len(suspects) > 1 and not isinstance(error, (NotPicklable, WorkerDied)):
+            for at in everybody:  # the pool is at its end
+                self._tell(chunk, at, Outcome(error=error))
             return
-        where = f"process {error.pid}" if isinstance(error, WorkerDied) else "?"
-        chunk, at = items.pop(guilty)
-        self._explain(error, chunk, at, where)
-        self._tell(chunk, at, Outcome(error=error))
-        for chunk in chunks:
-            self._send_again(chunk, [at for other, at in items if other is chunk])
-
-    def _part(
-        self, chunks: list[Chunk], items: list[tuple[Chunk, int]], suspects: Collection[int]
-    ) -> None:
-        """Send some items of a message each alone, so that they answer for themselves."""
-        for number in suspects:
-            chunk, at = items[number]
-            self._send_again(chunk, [at])
-        innocent = [item for number, item in enumerate(items) if number not in suspects]
-        for chunk in chunks:
-            self._send_again(chunk, [at for other, at in innocent if other is chunk])
+        if len(suspects) > 1:
+            # One of them kills, cannot be sent, or not be loaded: alone, each answers for itself.
+            for at in suspects:
+                self._send_again(chunk, [at])
+        else:
+            (guilty,) = suspects
+            where = f"process {error.pid}" if isinstance(error, WorkerDied) else "?"
+            self._explain(error, chunk, guilty, where)
+            self._tell(chunk, guilty, Outcome(error=error))
+        self._send_again(chunk, [at for at in everybody if at not in suspects])
 
     def _send_again(self, chunk: Chunk, positions: Sequence[int]) -> None:
         """Send some items of a chunk again, as chunks of those that follow one another."""
@@ -455,7 +438,7 @@ class Dispatcher:
 
     @staticmethod
     def _tell(chunk: Chunk, at: int, outcome: Outcome) -> None:
-        chunk.sink.put(chunk.first + at, [outcome])
+        _guarded(lambda: chunk.sink.put(chunk.first + at, [outcome]))
 
     def _explain(self, error: BaseException, chunk: Chunk, at: int, worker: str) -> None:
         args, kwargs = arguments_of(chunk.form, chunk.items[at])
@@ -467,13 +450,28 @@ class Dispatcher:
         with self._lock:
             self._is_closed = True
             sources, self._sources = self._sources, collections.deque()
-        chunks = [chunk for flight in self._flights for chunk in flight.chunks]
-        chunks += self._again
+        chunks = [flight.chunk for flight in self._flights] + list(self._again)
         for source in sources:
-            source.cut(reason)
+            _guarded(functools.partial(source.cut, reason))
         for chunk in chunks:
-            chunk.sink.put(chunk.first, [Outcome(error=reason)] * len(chunk.items))
+            outcomes = [Outcome(error=reason)] * len(chunk.items)
+            _guarded(functools.partial(chunk.sink.put, chunk.first, outcomes))
         self._again.clear()
+
+
+def _guarded(call: Callable[[], object]) -> None:
+    """Do what may run the user's code: what it raises is told, and harms nobody."""
+    try:
+        call()
+    except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
+        _announce_raised(error)
+
+
+def _is_plain(call: object) -> bool:
+    """Return whether a function holds nothing that somebody may want to be rid of."""
+    if isinstance(call, types.FunctionType):
+        return call.__closure__ is None
+    return isinstance(call, (types.BuiltinFunctionType, type))
 
 
 def _stretches(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -499,12 +497,12 @@ def _stretches(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 def report_callback(callback: Any, argument: object) -> None:
     """Call what the user gave to be called; what it raises is told, and harms nobody."""
-    if callback is None:
-        return
-    try:
-        callback(argument)
-    except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
-        import traceback  # noqa: PLC0415 - slow to import, and rare
+    if callback is not None:
+        _guarded(lambda: callback(argument))
 
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        announce(f"a callback of a pool raised; the pool goes on:\n{text}")
+
+def _announce_raised(error: BaseException) -> None:
+    import traceback  # noqa: PLC0415 - slow to import, and rare
+
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    announce(f"a callback of a pool raised; the pool goes on:\n{text}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import concurrent.futures
 import functools
+import os
+import sys
 import threading
 import time
 import weakref
@@ -15,6 +17,7 @@ from typing import Any, Final
 from flowpar.compat.dispatcher import Chunk, Dispatcher, Outcome
 from flowpar.compat.inputs import Inputs, Shelf
 from flowpar.policy import check_count, check_number
+from flowpar.pools import shared
 from flowpar.pools.items import FULL, SEVERAL
 from flowpar.pools.threads import ThreadPool as Threads
 from flowpar.task import Function
@@ -67,15 +70,26 @@ class Executor(concurrent.futures.Executor):
             check_count("max_workers", max_workers, least=1)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        self._timeout = None if timeout is None else check_number("timeout", timeout)
-        self._dispatcher = Dispatcher(
-            _pool(max_workers, threads, initializer, tuple(initargs), start_method),
-            "flowpar feeds an executor",
-        )
+        seconds = None if timeout is None else check_number("timeout", timeout)
+        pool = _pool(max_workers, threads, initializer, tuple(initargs), start_method)
+        self._begin(Dispatcher(pool, "flowpar feeds an executor"), seconds)
+
+    @classmethod
+    def of_shared(cls, workers: int) -> Executor:
+        """Return one on the processes that runs share, which it leaves when it ends."""
+        made: Executor = object.__new__(cls)
+        pool = shared.process_pool(workers, "forkserver")
+        made._begin(Dispatcher(pool, "flowpar feeds an executor", owns_pool=False), None)
+        return made
+
+    def _begin(self, dispatcher: Dispatcher, timeout: float | None) -> None:
+        self._timeout = timeout
+        self._dispatcher = dispatcher
         self._ending = _Ending()
         self._origin: Executor | None = None
+        _open[self._ending] = self._dispatcher
+        self._ending.ended_callback = functools.partial(_open.pop, self._ending, None)
         weakref.finalize(self, self._ending.end, cancel=False, then=self._dispatcher.close)
-        _open.add(self)
         _wait_at_exit()
 
     def options(self, *, timeout: float | None) -> Executor:
@@ -115,10 +129,15 @@ class Executor(concurrent.futures.Executor):
         needed = list(_futures_in((args, kwargs)))
         self._ending.begin(future)
         start = _Start(self._dispatcher, function, future, self._timeout)
-        if needed:
-            _Gathering(needed, start, (args, kwargs), future).begin()
-        else:
-            start(args, kwargs)
+        try:
+            if needed:
+                self._dispatcher.start()
+                _Gathering(needed, start, (args, kwargs), future).begin()
+            else:
+                start(args, kwargs)
+        except BaseException:
+            self._ending.discard(future)
+            raise
         return future
 
     def map(
@@ -155,15 +174,18 @@ class Executor(concurrent.futures.Executor):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
+        items = zip(*iterables, strict=False)
         inputs = Inputs(
             self._function(fn),
-            zip(*iterables, strict=False),
+            # As concurrent.futures does: an input that raises does so here.
+            iter(list(items)) if buffersize is None else items,
             Shelf(is_ordered=True),
             self._dispatcher.wake,
             slots=self._dispatcher.pool.slots,
             window=buffersize,
             chunksize=chunksize,
             form=SEVERAL,
+            timeout=self._timeout,
         )
         if buffersize is None:
             inputs.unbind()
@@ -181,9 +203,16 @@ class Executor(concurrent.futures.Executor):
             Whether to cancel what no worker has begun.
         """
         self._ending.end(cancel=cancel_futures, then=self._dispatcher.close)
-        if wait:
+        # In a callback of one of its futures nobody can wait for the others.
+        if wait and not self._dispatcher.is_this_thread and self._ending.is_ours:
             self._ending.ended.wait()
             self._dispatcher.join()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if isinstance(kind, type) and issubclass(kind, KeyboardInterrupt):
+            self.abort()  # who presses Ctrl-C does not wait for what runs
+        else:
+            self.shutdown(wait=True)
 
     def abort(self) -> None:
         """End at once: what runs is killed, and all that has not ended fails with `Cancelled`."""
@@ -220,6 +249,8 @@ class _Ending:
     def __init__(self) -> None:
         self.is_over = False
         self.ended = threading.Event()
+        self.ended_callback: Callable[[], object] = lambda: None
+        self._owner = os.getpid()
         self._open: set[Future[Any]] = set()
         self._lock = threading.Lock()
         self._then: Callable[[], object] = self.ended.set
@@ -228,7 +259,7 @@ class _Ending:
         """Take a future."""
         with self._lock:
             self._open.add(future)
-        future.add_done_callback(self._discard)
+        future.add_done_callback(self.discard)
 
     def end(self, *, cancel: bool, then: Callable[[], object]) -> None:
         """Take no more, and do something when all have ended."""
@@ -240,7 +271,16 @@ class _Ending:
                 future.cancel()
         self._look()
 
-    def _discard(self, future: Future[Any]) -> None:
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process has it, and not the one that it was forked from."""
+        return os.getpid() == self._owner
+
+    def discard(self, future: Future[Any]) -> None:
+        """Know that a future has ended, or never was."""
+        if future.cancelled():
+            # Else those who wait for it are told when its turn comes, if it does.
+            future.set_running_or_notify_cancel()
         with self._lock:
             self._open.discard(future)
         self._look()
@@ -251,6 +291,7 @@ class _Ending:
         if is_done:
             self._then()
             self.ended.set()
+            self.ended_callback()
 
 
 class _Start:
@@ -267,6 +308,10 @@ class _Start:
         self._function = function
         self._future = future
         self._timeout = timeout
+
+    def later(self, call: Callable[[], object]) -> None:
+        """Have something done in the dispatcher's thread."""
+        self._dispatcher.do(call)
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Hand it over."""
@@ -286,17 +331,11 @@ class _OneCall:
         self._timeout = timeout
         self.is_spent = False
 
-    @property
-    def waiting(self) -> int:
-        """Whether it was not taken, as a number."""
-        return not self.is_spent
-
-    def take(self, most: int) -> Chunk | None:
+    def take(self) -> Chunk | None:
         """Return it, unless somebody has cancelled it."""
-        del most
         self.is_spent = True
         item, self._item = self._item, None
-        if not self._future.set_running_or_notify_cancel():
+        if not _begin(self._future):
             return None
         return Chunk(self.function, [item], FULL, 0, self, self, self._timeout)
 
@@ -317,7 +356,7 @@ class _OneCall:
     def cut(self, reason: BaseException) -> None:
         """Tell that it will not be called."""
         self.is_spent = True
-        if self._future.set_running_or_notify_cancel():
+        if _begin(self._future):
             self._future.set_exception(reason)
 
     def pace(self, seconds: float, slots: int) -> None:
@@ -325,6 +364,12 @@ class _OneCall:
 
     def unbind(self) -> None:
         """Wait for nobody: it never does."""
+
+
+def _begin(future: Future[Any]) -> bool:
+    """Let a future be running; return whether it can be: nobody has cancelled it."""
+    # Those who wait for a cancelled one were told when it was cancelled.
+    return not future.cancelled() and future.set_running_or_notify_cancel()
 
 
 class _Gathering:
@@ -355,11 +400,15 @@ class _Gathering:
             self._left -= 1
             if self._left:
                 return
+        # Not here: behind a long chain of futures this would go as deep as that is long.
+        self._start.later(self._finish)
+
+    def _finish(self) -> None:
         try:
             args, kwargs = _with_results(self._arguments)
             self._start(args, kwargs)
         except BaseException as error:  # noqa: BLE001 - that of a future, which then is ours
-            if self._future.set_running_or_notify_cancel():
+            if _begin(self._future):
                 self._future.set_exception(error)
 
 
@@ -399,14 +448,20 @@ def _values(inputs: Inputs, deadline: float | None) -> Iterator[Any]:
             inputs.make_room()
             if outcome.error is not None:
                 raise outcome.error
-            yield outcome.value
+            # Nothing here may hold the value while it is used.
+            given = [outcome.value]
             del outcome
+            yield given.pop()
     finally:
         inputs.shelf.drop()
         inputs.stop()
 
 
-_open: Final[weakref.WeakSet[Executor]] = weakref.WeakSet()
+_open: Final[dict[_Ending, Dispatcher]] = {}
+"""Of the executors that have not ended, also where nobody has them any more."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_open.clear)
 
 
 @functools.cache
@@ -417,5 +472,10 @@ def _wait_at_exit() -> None:
 
 def _shut_down_all() -> None:
     """Wait for all calls, as concurrent.futures does at the end of a program."""
-    for executor in list(_open):
-        executor.shutdown()
+    is_interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
+    for ending, dispatcher in list(_open.items()):
+        ending.end(cancel=is_interrupted, then=dispatcher.close)
+        if is_interrupted:
+            dispatcher.stop()
+        ending.ended.wait()
+        dispatcher.join()

@@ -13,11 +13,11 @@ from flowpar.compat.dispatcher import Chunk, Dispatcher, Outcome, Sink
 from flowpar.pools.items import FULL, ONE
 from flowpar.task import Function
 
-AHEAD_SECONDS: Final = 0.02
-"""For so long each worker should have something to do, however quick the calls are."""
+MOST_AT_ONCE: Final = 4096
+"""Items that are read between two looks whether there is room."""
 
-MOST_AHEAD: Final = 4096
-"""Items that are read ahead, where the user has not said how many."""
+BATCH_SECONDS: Final = 0.004
+"""How long the calls of a message of `Parallel` take, where they are quick."""
 
 
 class Listed:
@@ -60,23 +60,18 @@ class Listed:
         """Whether all were taken."""
         return self._next >= len(self._items)
 
-    @property
-    def waiting(self) -> int:
-        """How many were not taken."""
-        return len(self._items) - self._next
-
-    def take(self, most: int) -> Chunk | None:
+    def take(self) -> Chunk | None:
         """Return the next chunk."""
         first = self._next
         if self.is_spent:
             return None
-        self._next += self._chunksize if self._timeout is not None else max(self._chunksize, most)
+        self._next += self._chunksize
         items = self._items[first : self._next]
         return Chunk(self.function, items, self._form, first, self._sink, self, self._timeout)
 
     def cut(self, reason: BaseException) -> None:
         """Tell that the rest will not be called."""
-        left = self.waiting
+        left = len(self._items) - self._next
         if left > 0:
             self._sink.put(self._next, [Outcome(error=reason)] * left)
         self._next = len(self._items)
@@ -193,6 +188,8 @@ class Inputs:
         How many travel together at least.
     form
         What an item is.
+    timeout
+        Seconds that a call may take; each then travels alone.
     """
 
     def __init__(
@@ -206,8 +203,12 @@ class Inputs:
         window: int | None,
         chunksize: int = 1,
         form: int = ONE,
+        timeout: float | None = None,
     ) -> None:
+        if timeout is not None:
+            chunksize = 1  # each travels alone
         self._form = form
+        self._timeout = timeout
         self.function = function
         self.shelf = shelf
         self._iterator = iterator
@@ -234,12 +235,7 @@ class Inputs:
         """Whether all was read, and taken."""
         return self._has_ended and not self._ready
 
-    @property
-    def waiting(self) -> int:
-        """How many were read and not taken."""
-        return len(self._ready)
-
-    def take(self, most: int) -> Chunk | None:
+    def take(self) -> Chunk | None:
         """Return the next chunk, if so much was read."""
         # First said, then looked: the reader sees it, or we see what it has read.
         self._is_awaited = True
@@ -247,11 +243,11 @@ class Inputs:
         if ready < self._chunksize and not (has_ended and ready):
             return None
         self._is_awaited = False
-        size = min(ready, max(self._chunksize, most))
+        size = min(ready, self._chunksize)
         items = [self._ready.popleft() for _ in range(size)]
         first = self._sent
         self._sent += size
-        return Chunk(self.function, items, self._form, first, self.shelf, self)
+        return Chunk(self.function, items, self._form, first, self.shelf, self, self._timeout)
 
     def cut(self, reason: BaseException) -> None:
         """Tell that the rest will not be called."""
@@ -264,8 +260,9 @@ class Inputs:
     def pace(self, seconds: float, slots: int) -> None:
         """Read further ahead if calls are quick, unless the user has said how far."""
         if self._is_elastic:
-            wanted = min(MOST_AHEAD, slots * int(AHEAD_SECONDS / max(seconds, 1e-7)))
-            if wanted > self._window:
+            del seconds
+            wanted = 2 * slots * self._chunksize
+            if wanted != self._window:
                 self._widen(wanted)
 
     def unbind(self) -> None:
@@ -325,7 +322,7 @@ class Inputs:
             )
             if self._has_ended:
                 return 0
-            return int(min(self._window - (self._read - self._taken), MOST_AHEAD))
+            return int(min(self._window - (self._read - self._taken), MOST_AT_ONCE))
 
     def _read_some(self, most: int) -> bool:
         """Read so many; return whether there may be more."""
@@ -355,16 +352,18 @@ class Inputs:
 
 
 class Mixed(Inputs):
-    """Calls of any functions, from an iterable of (function, arguments, keyword arguments).
+    """Calls of any functions.
 
     Parameters
     ----------
-    iterator, shelf, window, chunksize
+    iterator
+        Of (function, arguments, keyword arguments, seconds that it may take or None).
+    shelf, window
         As for `Inputs`.
     dispatcher
         Which takes from here.
-    timeout
-        Seconds that a call may take; each then travels alone.
+    chunksize
+        As for `Inputs`; None: as many as take some milliseconds.
     """
 
     def __init__(
@@ -374,21 +373,24 @@ class Mixed(Inputs):
         dispatcher: Dispatcher,
         *,
         window: int | None,
-        chunksize: int = 1,
-        timeout: float | None = None,
+        chunksize: int | None = 1,
     ) -> None:
-        self._timeout = timeout
-        known = dispatcher.function
+        self._grows = chunksize is None
         super().__init__(
             Function(_nothing),
-            ((known(function), (args, kwargs or None)) for function, args, kwargs in iterator),
+            self._known(dispatcher.function, iterator),
             shelf,
             dispatcher.wake,
             slots=dispatcher.pool.slots,
             window=window,
-            chunksize=chunksize,
+            chunksize=chunksize or 1,
             form=FULL,
         )
+
+    @staticmethod
+    def _known(known: Callable[..., Function], calls: Iterator[Any]) -> Iterator[Any]:
+        for function, args, kwargs, timeout in calls:
+            yield known(function), (args, kwargs or None), timeout
 
     @property
     def function(self) -> Function:
@@ -399,20 +401,33 @@ class Mixed(Inputs):
     def function(self, function: Function) -> None:
         self._last_function = function
 
-    def take(self, most: int) -> Chunk | None:
+    def take(self) -> Chunk | None:
         """Return the next calls of one function."""
         self._is_awaited = True
-        if len(self._ready) < self._chunksize and not (self._has_ended and self._ready):
+        wanted = self._chunksize if not self._grows else 1
+        if len(self._ready) < wanted and not (self._has_ended and self._ready):
             return None
         self._is_awaited = False
-        function = self.function = self.function
-        size = 1 if self._timeout is not None else max(self._chunksize, most)
+        function, _, timeout = self._ready[0]
+        self.function = function
+        size = 1 if timeout is not None else self._size()
         items: list[Any] = []
-        while self._ready and len(items) < size and self._ready[0][0] is function:
+        while self._ready and len(items) < size and self._ready[0][0::2] == (function, timeout):
             items.append(self._ready.popleft()[1])
         first = self._sent
         self._sent += len(items)
-        return Chunk(function, items, FULL, first, self.shelf, self, self._timeout)
+        return Chunk(function, items, FULL, first, self.shelf, self, timeout)
+
+    def pace(self, seconds: float, slots: int) -> None:
+        """Have more calls travel together if they are quick, unless the user has said how many."""
+        if self._grows:
+            self._chunksize = max(1, min(1024, int(BATCH_SECONDS / max(seconds, 1e-7))))
+        super().pace(seconds, slots)
+
+    def _size(self) -> int:
+        # Towards the end the messages become smaller, so that no worker has much when others wait.
+        share = len(self._ready) // 4 if self._grows else self._chunksize
+        return max(1, min(self._chunksize, share))
 
 
 def _nothing() -> None:

@@ -56,7 +56,8 @@ def _backend() -> type:
         def configure(self, n_jobs: int = 1, parallel: Any = None, **_: Any) -> int:
             self.parallel = parallel
             number = self.effective_n_jobs(n_jobs)
-            self._executor = Executor(number)
+            # Workers that were started before have imported what they need.
+            self._executor = Executor.of_shared(number)
             return number
 
         def submit(

@@ -6,13 +6,16 @@ import ast
 import operator
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 from flowpar.compat.dispatcher import Dispatcher, Outcome
 from flowpar.compat.inputs import Inputs, Mixed, Shelf
+from flowpar.compat.results import for_loops
 from flowpar.errors import OptionError
-from flowpar.policy import check_choice, check_count, check_number
+from flowpar.policy import DEFAULT_POLICY, check_choice, check_count, check_number
 from flowpar.pools import shared, worker
 from flowpar.pools.resources import cpu_count
 from flowpar.pools.threads import ThreadPool
@@ -100,7 +103,7 @@ class Parallel:
         self.timeout = None if timeout is None else check_number("timeout", timeout)
         self._window = _window(pre_dispatch, self.n_jobs)
         self._chunksize = (
-            1 if batch_size == "auto" else check_count("batch_size", batch_size, least=1)
+            None if batch_size == "auto" else check_count("batch_size", batch_size, least=1)
         )
         self._kind = _kind(backend, prefer, require) if self.n_jobs > 1 else "sequential"
         self._kept: Dispatcher | None = None
@@ -120,12 +123,16 @@ class Parallel:
         Exception
             The first that a call raised; what still runs is stopped.
         """
-        calls = map(call_of, iter(iterable))
+        calls = map(self._timed, map(call_of, iter(iterable)))
         is_here = self._kind == "sequential" or worker.IN_PROCESS or worker.is_inside_task()
         values = _made_here(calls) if is_here else self._made(calls)
         if self.verbose > 0:
             values = _told(values, self.n_jobs, self.verbose)
         return list(values) if self.return_as == "list" else values
+
+    def _timed(self, call: Call) -> Call:
+        """Return a call with the timeout of all, if it has none of its own."""
+        return call if call[3] is not None or self.timeout is None else (*call[:3], self.timeout)
 
     def __enter__(self) -> Parallel:
         self._is_kept = True
@@ -148,53 +155,15 @@ class Parallel:
             dispatcher,
             window=self._window,
             chunksize=self._chunksize,
-            timeout=self.timeout,
         )
         dispatcher.add(inputs)
-        return self._taken(dispatcher, inputs)
-
-    def _taken(self, dispatcher: Dispatcher, inputs: Inputs) -> Iterator[Any]:
-        is_whole = False
-        try:
-            yield from self._values(inputs)
-            is_whole = True
-        finally:
-            if not is_whole:
-                inputs.shelf.drop()
-                inputs.stop()
-            if dispatcher is not self._kept:
-                dispatcher.stop()
-            elif not is_whole:  # what runs is of no use to anybody
-                self._kept = None
-                dispatcher.stop()
-
-    def _values(self, inputs: Inputs) -> Iterator[Any]:
-        take = self._take_some if self._takes_all else self._take_one
-        while outcomes := take(inputs):
-            for outcome in outcomes:
-                if outcome.error is not None:
-                    raise outcome.error
-                yield outcome.value
-            del outcome, outcomes
+        is_kept = dispatcher is self._kept
+        return Taken(dispatcher, inputs, is_kept=is_kept, takes_all=self._takes_all)
 
     @property
     def _takes_all(self) -> bool:
         """Whether nobody minds that values are taken before they are asked for."""
         return self.return_as == "list" or self._window is None
-
-    @staticmethod
-    def _take_some(inputs: Inputs) -> list[Outcome]:
-        outcomes = inputs.shelf.take_some()
-        inputs.make_room(len(outcomes))
-        return outcomes
-
-    @staticmethod
-    def _take_one(inputs: Inputs) -> list[Outcome]:
-        outcome = inputs.shelf.take()
-        if outcome is None:
-            return []
-        inputs.make_room()
-        return [outcome]
 
     def _dispatcher(self) -> Dispatcher:
         if self._kept is not None:
@@ -209,8 +178,67 @@ class Parallel:
         return made
 
 
-Call = tuple[Callable[..., Any], tuple[Any, ...], "dict[str, Any]"]
-"""A function, its arguments and its keyword arguments."""
+class Taken(Iterator[Any]):
+    """The values of the calls of one `Parallel`; leaving it early stops what runs of them.
+
+    Parameters
+    ----------
+    dispatcher, inputs
+        What feeds the workers, and from where.
+    is_kept
+        Whether others use the dispatcher too.
+    takes_all
+        Whether nobody minds that values are taken before they are asked for.
+    """
+
+    def __init__(
+        self, dispatcher: Dispatcher, inputs: Inputs, *, is_kept: bool, takes_all: bool
+    ) -> None:
+        self._inputs = inputs
+        self._takes_all = takes_all
+        self._there: list[Outcome] = []
+        self._stop = weakref.finalize(self, _stop, dispatcher, inputs, is_kept=is_kept)
+
+    def __next__(self) -> Any:
+        if not self._there:
+            self._there = self._take()
+        if not self._there:
+            self.close()
+            raise StopIteration
+        outcome = self._there.pop()
+        if outcome.error is not None:
+            self.close()
+            raise for_loops(outcome.error)
+        return outcome.value
+
+    def close(self) -> None:
+        """Stop what runs; may be called twice."""
+        self._there = []
+        self._stop()
+
+    def _take(self) -> list[Outcome]:
+        """Return what is there, the last first, once there is something; nothing at the end."""
+        if not self._takes_all:
+            outcome = self._inputs.shelf.take()
+            self._inputs.make_room()
+            return [] if outcome is None else [outcome]
+        outcomes = self._inputs.shelf.take_some()
+        self._inputs.make_room(len(outcomes))
+        outcomes.reverse()
+        return outcomes
+
+
+def _stop(dispatcher: Dispatcher, inputs: Inputs, *, is_kept: bool) -> None:
+    inputs.shelf.drop()
+    inputs.stop()
+    if is_kept:
+        dispatcher.drop(inputs)
+    else:
+        dispatcher.stop()
+
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], "dict[str, Any]", "float | None"]
+"""A function, its arguments and its keyword arguments, and the seconds that it may take."""
 
 
 def call_of(given: Any) -> Call:
@@ -224,23 +252,31 @@ def call_of(given: Any) -> Call:
     Examples
     --------
     >>> call_of((abs, (-1,)))
-    (<built-in function abs>, (-1,), {})
+    (<built-in function abs>, (-1,), {}, None)
     """
     if type(given) in TASK_TYPES:
         return _call_of_task(given)
     if isinstance(given, tuple) and 0 < len(given) <= 3 and callable(given[0]):  # noqa: PLR2004 - as `Call` has
         function, args, kwargs = (*given, (), {})[:3] if len(given) == 1 else (*given, {})[:3]
-        return function, tuple(args), dict(kwargs)
+        return function, tuple(args), dict(kwargs), None
     raise TypeError(
         f"Parallel takes calls such as delayed(f)(x), or (f, args, kwargs), and not {given!r}"
     )
 
 
 def _call_of_task(task: Task) -> Call:
-    needs = task._needs
-    if needs or task._function.is_coroutine or task._function.after:
-        return _computed, (task,), {}
-    return task._function.call, tuple(task._args), dict(task._kwargs or {})
+    function = task._function
+    policy = function.policy
+    if policy.pool or policy.limit or policy.priority:
+        raise OptionError(
+            f"{function.name}: Parallel makes plain calls, and its policy says pool=, limit= or "
+            "priority=: use compute"
+        )
+    plain = replace(policy, timeout=None, name=DEFAULT_POLICY.name, nout=DEFAULT_POLICY.nout)
+    needs_graph = task._needs or function.is_coroutine or function.after
+    if needs_graph or plain != DEFAULT_POLICY:
+        return _computed, (task,), {}, policy.timeout
+    return function.call, tuple(task._args), dict(task._kwargs or {}), policy.timeout
 
 
 def _computed(task: Any) -> Any:
@@ -324,7 +360,7 @@ def _evaluated(node: ast.expr, n_jobs: int) -> float:
 
 
 def _made_here(calls: Iterator[Call]) -> Iterator[Any]:
-    return (function(*args, **kwargs) for function, args, kwargs in calls)
+    return (function(*args, **kwargs) for function, args, kwargs, _ in calls)
 
 
 def _told(values: Iterator[Any], n_jobs: int, verbose: int) -> Iterator[Any]:

@@ -47,6 +47,15 @@ def as_expected(error: BaseException) -> BaseException:
     return cause
 
 
+def for_loops(error: BaseException) -> BaseException:
+    """Return what to raise in place of an error that would end the loop, and nobody knew."""
+    if not isinstance(error, StopIteration):
+        return error
+    told = RuntimeError("a call raised StopIteration")
+    told.__cause__ = error
+    return told
+
+
 class AsyncResult:
     """One call that was handed to a pool; as `multiprocessing.pool.AsyncResult`."""
 
@@ -208,7 +217,7 @@ class ResultIterator(Iterator[Any]):
             raise StopIteration
         self._inputs.make_room()
         if outcome.error is not None:
-            raise as_expected(outcome.error)
+            raise for_loops(as_expected(outcome.error))
         return outcome.value
 
     __next__ = next  # noqa: A003 - multiprocessing's

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from flowpar.compat.dispatcher import Chunk, Dispatcher, Outcome
 from flowpar.compat.inputs import Inputs, Shelf
+from flowpar.compat.results import for_loops
 from flowpar.policy import check_bool, check_choice, check_count, check_number
 from flowpar.pools import shared, worker
 from flowpar.pools.items import ONE
@@ -36,6 +37,7 @@ def imap(
     pool: str = "processes",
     workers: int | None = None,
     timeout: float | None = None,
+    chunksize: int = 1,
     progress: bool = False,
 ) -> Iterator[Any]:
     """Call a function with each item, in workers, and give the values one after another.
@@ -54,7 +56,9 @@ def imap(
     workers
         How many; None: as many as CPUs may be used, and a few more threads.
     timeout
-        Seconds that a call may take.
+        Seconds that a call may take; each then travels alone.
+    chunksize
+        How many travel together: more where they are quick.
     progress
         Whether a bar shows how many values were taken.
 
@@ -72,7 +76,10 @@ def imap(
     [0, 1, 4, 9]
     """
     made = stream(iterable, progress=progress)
-    return iter(made.map(func, pool=pool, workers=workers, window=window, timeout=timeout))
+    stage = made.map(
+        func, pool=pool, workers=workers, window=window, timeout=timeout, chunksize=chunksize
+    )
+    return iter(stage)
 
 
 def imap_unordered(
@@ -83,13 +90,14 @@ def imap_unordered(
     pool: str = "processes",
     workers: int | None = None,
     timeout: float | None = None,
+    chunksize: int = 1,
     progress: bool = False,
 ) -> Iterator[Any]:
     """Do as `imap`, and give the values as they come.
 
     Parameters
     ----------
-    func, iterable, window, pool, workers, timeout, progress
+    func, iterable, window, pool, workers, timeout, chunksize, progress
         As for `imap`.
 
     Examples
@@ -100,7 +108,13 @@ def imap_unordered(
     """
     made = stream(iterable, progress=progress)
     stage = made.map(
-        func, pool=pool, workers=workers, window=window, timeout=timeout, ordered=False
+        func,
+        pool=pool,
+        workers=workers,
+        window=window,
+        timeout=timeout,
+        chunksize=chunksize,
+        ordered=False,
     )
     return iter(stage)
 
@@ -139,6 +153,7 @@ class Stage:
     workers: int | None
     window: int | None
     timeout: float | None
+    chunksize: int
     is_ordered: bool
 
 
@@ -169,6 +184,7 @@ class Stream:
         workers: int | None = None,
         window: int | None = None,
         timeout: float | None = None,
+        chunksize: int = 1,
         ordered: bool = True,
     ) -> Stream:
         """Return the stream of what a function makes of each item.
@@ -179,7 +195,7 @@ class Stream:
             Takes one argument.
         pool
             "threads", for what waits; "processes", for what computes.
-        workers, window, timeout
+        workers, window, timeout, chunksize
             As for `imap`.
         ordered
             Whether the values keep the order of the items; else they go on as they come.
@@ -192,6 +208,7 @@ class Stream:
             None if workers is None else check_count("workers", workers, least=1),
             None if window is None else check_count("window", window, least=1),
             None if timeout is None else check_number("timeout", timeout),
+            check_count("chunksize", chunksize, least=1),
             check_bool("ordered", ordered),
         )
         return replace(self, stages=(*self.stages, stage))
@@ -243,7 +260,7 @@ class StreamIterator(Iterator[Any]):
             if self._errors == "return":
                 return outcome.error
             if self._errors == "raise":
-                raise outcome.error
+                raise for_loops(outcome.error)
         self.close()
         raise StopIteration
 
@@ -306,7 +323,6 @@ class Relay(Inputs):
     """
 
     def __init__(self, stage: Stage, outcomes: Iterator[Outcome], dispatcher: Dispatcher) -> None:
-        self._timeout = stage.timeout
         super().__init__(
             dispatcher.function(stage.func),
             outcomes,
@@ -314,18 +330,22 @@ class Relay(Inputs):
             dispatcher.wake,
             slots=dispatcher.pool.slots,
             window=stage.window,
+            chunksize=stage.chunksize,
+            timeout=stage.timeout,
         )
 
-    def take(self, most: int) -> Chunk | None:
+    def take(self) -> Chunk | None:
         """Return the next items that follow one another."""
         self._is_awaited = True
-        if not self._ready:
+        ready = len(self._ready)
+        if ready < self._chunksize and not (self._has_ended and ready):
             return None
         self._is_awaited = False
         first, value = self._ready.popleft()
         items = [value]
-        size = 1 if self._timeout is not None else most
-        while len(items) < size and self._ready and self._ready[0][0] == first + len(items):
+        while len(items) < self._chunksize and self._ready:
+            if self._ready[0][0] != first + len(items):
+                break  # what lies between them has failed before
             items.append(self._ready.popleft()[1])
         return Chunk(self.function, items, ONE, first, self.shelf, self, self._timeout)
 
@@ -350,7 +370,7 @@ class Relay(Inputs):
                 self.shelf.put(number, [outcome])
                 continue
             self._ready.append((number, outcome.value))
-            if self._is_awaited:
+            if self._is_awaited and len(self._ready) >= self._chunksize:
                 self._is_awaited = False
                 self._wake()
         return True
@@ -359,7 +379,9 @@ class Relay(Inputs):
 def _taken(relay: Relay) -> Iterator[Outcome]:
     while (outcome := relay.shelf.take()) is not None:
         relay.make_room()
-        yield outcome
+        given = [outcome]  # nothing here may hold it while it is used
+        del outcome
+        yield given.pop()
 
 
 def _batched(outcomes: Iterator[Outcome], size: int) -> Iterator[Outcome]:
@@ -388,4 +410,9 @@ def _dispatcher(stage: Stage) -> Dispatcher:
 def _bar() -> Any:
     from tqdm.auto import tqdm  # noqa: PLC0415 - slow to import, and most streams show nothing
 
-    return tqdm(unit="item", desc="flowpar")
+    class Bar(tqdm):  # type: ignore[misc,type-arg,unused-ignore]
+        """A bar that starts no thread, which would make it unsafe to fork."""
+
+        monitor_interval = 0
+
+    return Bar(unit="item", desc="flowpar")

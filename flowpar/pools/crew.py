@@ -308,7 +308,7 @@ class Crew:
                 if worker.is_ready and (worker.pid or ticket.memory is None):
                     return worker
                 starting = starting or worker
-            elif worker.has_room:
+            elif worker.has_room(ticket.room):
                 crowded = crowded or worker
         if ticket.memory is not None:
             return None  # what a worker holds before it is ready is not held by the call

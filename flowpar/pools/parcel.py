@@ -102,6 +102,12 @@ class Packer:
         if known is not None:
             known.is_fresh = False
 
+    def forget(self, number: int) -> None:
+        """Keep a function no more."""
+        known = self._known.pop(number, None)
+        if known is not None:
+            self._size_bytes -= len(known.packed.data)
+
     def _function(self, number: int, function: Callable[..., object]) -> PackedFunction:
         known = self._known.get(number)
         if known is not None and known.function is function and known.is_fresh:

@@ -177,6 +177,7 @@ class ProcessPool:
             timeout=batch.timeout,
             memory=batch.memory,
             wants_report=func is execute,
+            room=batch.room,
         )
         error = self._pack(ticket, batch)
         if error is None:
@@ -200,6 +201,10 @@ class ProcessPool:
             self._packer.renew()
         else:
             self._packer.renew_one(number)
+
+    def forget_function(self, number: int) -> None:
+        """Keep the function with this number no more."""
+        self._packer.forget(number)
 
     def cancel(self, ticket: ProcessTicket) -> None:
         """End a call with `Cancelled`; if it runs, its worker is killed."""

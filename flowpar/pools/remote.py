@@ -15,9 +15,6 @@ from flowpar.pools.slate import BARS, POSITION, SENDING, Claims, Slate
 from flowpar.pools.steps import Step
 from flowpar.pools.ticket import ProcessTicket
 
-MOST_SENT: Final = 2
-"""Batches at a worker: one runs, one waits."""
-
 _SOCKET_BYTES: Final = 1 << 20
 """Asked of the system for each direction: fewer, longer steps for large batches."""
 
@@ -125,9 +122,8 @@ class RemoteWorker:
         """Whether it is to get nothing more."""
         return self._calls_left <= 0 or self.is_heavy
 
-    @property
-    def has_room(self) -> bool:
-        """Whether one more batch may wait behind the one that runs."""
+    def has_room(self, most: int) -> bool:
+        """Return whether one more batch may wait behind the one that runs, of so many in all."""
         return (
             self.is_alive
             and self.is_ready
@@ -135,7 +131,7 @@ class RemoteWorker:
             and self.deadline is None
             and not self.is_watched
             and not self.is_leaving
-            and len(self.sent) < MOST_SENT
+            and len(self.sent) < most
         )
 
     @property

@@ -32,6 +32,8 @@ class ProcessTicket:
     """Bytes that it may come to hold."""
     wants_report: bool
     """False: the callback is given the value of the only call, and not a report."""
+    room: int = 2
+    """How many batches may be at a worker with it."""
     parcel: Parcel | None = None
     """What is sent; None once it has ended."""
     misses: int = 0

@@ -61,6 +61,8 @@ class Batch:
     """Whose output is captured: "all", or that of calls that have "failed"."""
     keeper: Keeper | None = None
     """Digests the values, and writes those that are to be kept; None: the run has no cache."""
+    room: int = 2
+    """How many batches may be at a worker when this one is sent there: one runs, others wait."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return load_batch, (dump_batch(self),)

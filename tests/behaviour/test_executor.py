@@ -223,3 +223,124 @@ def test_one_that_is_forgotten_ends_its_workers():
         except ProcessLookupError:
             return
     pytest.fail("its worker goes on")
+
+
+class TestHardCases:
+    def test_many_cancelled_ones_hurt_no_other(self, executor):
+        futures = [executor.submit(square, n) for n in range(2_000)]
+        for future in futures[1::2]:
+            future.cancel()
+        assert [future.result(60) for future in futures[::2]] == [n * n for n in range(0, 2_000, 2)]
+        assert all(
+            future.cancelled() or future.result(60) == n * n for n, future in enumerate(futures)
+        )
+
+    def test_map_and_submit_of_one_function_at_once(self, executor):
+        maps = [executor.map(square, range(40)) for _ in range(3)]
+        futures = [executor.submit(square, n) for n in range(50)]
+        assert [future.result(60) for future in futures] == [n * n for n in range(50)]
+        assert [list(each) for each in maps] == [[n * n for n in range(40)]] * 3
+
+    def test_a_timeout_holds_behind_quick_calls(self, processes):
+        quick = [processes.submit(square, n) for n in range(300)]
+        late = processes.options(timeout=0.3).submit(time.sleep, 60)
+        assert isinstance(late.exception(60), flowpar.TaskTimeout)
+        assert [future.result(60) for future in quick] == [n * n for n in range(300)]
+
+    def test_a_timeout_of_all_is_one_of_map(self):
+        with flowpar.Executor(1, timeout=0.3) as executor:
+            with pytest.raises(flowpar.TaskTimeout):
+                list(executor.map(time.sleep, [0, 60]))
+
+    @pytest.mark.parametrize("threads", [True, False])
+    def test_a_callback_that_exits_harms_nobody(self, threads):
+        def leave(future):
+            raise SystemExit(3)
+
+        with flowpar.Executor(2, threads=threads) as executor:
+            with pytest.warns(flowpar.FlowparWarning, match="SystemExit"):
+                futures = [executor.submit(square, n) for n in range(100)]
+                futures[50].add_done_callback(leave)
+                assert [future.result(60) for future in futures] == [n * n for n in range(100)]
+                executor.submit(square, 1).result(60)
+
+    @pytest.mark.parametrize("how", ["fail", "cancel"])
+    def test_the_end_of_a_long_chain_hears_of_its_beginning(self, how):
+        with flowpar.Executor(1, threads=True) as executor:
+            gate = threading.Event()
+            first = executor.submit(gate.wait, 60)
+            head = executor.submit(divmod, 1, 0)
+            if how == "cancel":
+                head.cancel()
+            last = head
+            for _ in range(2_000):
+                last = executor.submit(abs, last)
+            gate.set()
+            first.result(60)
+            kinds = (ZeroDivisionError, concurrent.futures.CancelledError)
+            with pytest.raises(kinds):
+                last.result(60)
+
+    def test_those_who_wait_hear_of_a_cancelled_one(self, executor):
+        never = concurrent.futures.Future()
+        future = executor.submit(abs, never)
+        assert future.cancel()
+        assert concurrent.futures.wait([future], 60).done == {future}
+        never.cancel()
+
+    def test_shutdown_in_a_callback_does_not_wait_for_itself(self):
+        executor = flowpar.Executor(1, threads=True)
+        gate = threading.Event()
+        first, second = executor.submit(gate.wait, 60), executor.submit(square, 3)
+        first.add_done_callback(lambda _: executor.shutdown())
+        gate.set()
+        assert second.result(60) == 9
+
+    def test_forked_children_end(self, executor):
+        executor.submit(square, 1).result(60)
+        pid = os.fork()
+        if not pid:
+            try:
+                executor.submit(square, 1)
+            except flowpar.PoolError:
+                executor.shutdown()
+                os._exit(7)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+    def test_ctrl_c_does_not_wait_for_what_runs(self):
+        script = """
+import flowpar, time
+with flowpar.Executor(2) as executor:
+    future = executor.submit(time.sleep, 100)
+    future.add_done_callback(print)
+    print("ready", flush=True)
+    future.result()
+"""
+        child = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        with child:
+            assert child.stdout.readline() == b"ready\n"
+            child.send_signal(signal.SIGINT)
+            assert child.wait(30) != 0  # and not after a hundred seconds
+
+    def test_what_was_submitted_is_done_though_nobody_has_the_executor(self, tmp_path):
+        script = """
+import flowpar, sys, time
+def work(path):
+    time.sleep(0.3)
+    open(path, "w").close()
+def main():
+    flowpar.Executor(1, threads=sys.argv[2] == "threads").submit(work, sys.argv[1])
+main()
+"""
+        for kind in ("threads", "processes"):
+            path = tmp_path / kind
+            command = [sys.executable, "-c", script, str(path), kind]
+            subprocess.run(command, check=True, timeout=60)
+            assert path.exists()
+
+    def test_an_input_that_raises_does_so_where_it_is_given(self, executor):
+        with pytest.raises(ZeroDivisionError):
+            executor.map(abs, (1 // n for n in (1, 0)))

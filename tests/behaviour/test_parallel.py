@@ -4,6 +4,7 @@ import gc
 import itertools
 import os
 import signal
+import threading
 import time
 import weakref
 
@@ -120,6 +121,56 @@ def test_nested_calls_run_where_they_are():
         return set(pids) == {os.getpid()}
 
     assert Parallel(n_jobs=2)(delayed(inner)(n) for n in (2, 3)) == [True, True]
+
+
+def test_one_generator_that_is_left_does_not_end_another():
+    with Parallel(n_jobs=2, return_as="generator") as parallel:
+        first = parallel(delayed(square)(n) for n in range(500))
+        second = parallel(delayed(square)(n) for n in range(500))
+        assert next(first) == 0
+        first.close()
+        assert list(second) == [n * n for n in range(500)]
+
+
+def test_generators_that_never_begin_leave_no_threads():
+    before = threading.active_count()
+    for _ in range(10):
+        Parallel(n_jobs=2, return_as="generator")(delayed(square)(n) for n in range(50))
+    gc.collect()
+    pause = threading.Event()
+    for _ in range(2_000):
+        if threading.active_count() <= before + 1:  # that of the processes
+            return
+        pause.wait(0.005)
+    pytest.fail(f"{threading.enumerate()}")
+
+
+def test_policies_hold_or_are_refused():
+    with pytest.raises(flowpar.TaskTimeout):
+        Parallel(n_jobs=2)([delayed(timeout=0.3)(time.sleep)(60)])
+    tries = []
+
+    @delayed(retries=3, retry_delay=0.01)
+    def flaky():
+        tries.append(1)
+        if len(tries) < 3:
+            raise OSError("not yet")
+        return len(tries)
+
+    assert Parallel(n_jobs=2, backend="threads")([flaky()]) == [3]
+    with pytest.raises(flowpar.OptionError, match="policy"):
+        Parallel(n_jobs=2)([delayed(pool="threads")(abs)(-1)])
+
+
+def test_a_batch_size_of_one_keeps_calls_apart():
+    kept = []
+
+    def reuse(n):
+        kept[:] = [n]
+        return kept
+
+    found = Parallel(n_jobs=2, batch_size=1)(delayed(reuse)(n) for n in range(300))
+    assert found == [[n] for n in range(300)]
 
 
 def test_counts_of_workers():

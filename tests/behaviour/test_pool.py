@@ -180,10 +180,7 @@ class TestErrors:
             return n
 
         found = outcomes(pool.imap(lambda n: call(n), range(100), 100))
-        assert [n for n in found if isinstance(n, int)] == [n for n in range(100) if n != 70] or (
-            # `next` cannot raise it and go on: it ends the loop that asked.
-            name == "StopIteration" and found == list(range(70))
-        )
+        assert [n for n in found if isinstance(n, int)] == [n for n in range(100) if n != 70]
 
     def test_a_raising_callback_is_reported_and_harmless(self, pool):
         def no(_):
@@ -483,3 +480,75 @@ print(pool.map(abs, [-1]))
                 return made.map(square, range(n))
 
         assert processes.map(inner, [2, 3]) == [[0, 1], [0, 1, 4]]
+
+
+class TestCallsApart:
+    """Calls that were asked for apart have nothing to do with one another."""
+
+    def test_results_and_arguments_are_not_shared(self, processes):
+        kept = []
+
+        def reuse(n):
+            kept[:] = [n]
+            return kept
+
+        results = [processes.apply_async(reuse, (n,)) for n in range(300)]
+        assert [result.get(60) for result in results] == [[n] for n in range(300)]
+        assert list(processes.imap(reuse, range(300))) == [[n] for n in range(300)]
+        shared = []
+        results = [
+            processes.apply_async(lambda s, n: s.append(n) or len(s), (shared, n))
+            for n in range(300)
+        ]
+        assert {result.get(60) for result in results} == {1}
+
+    def test_calls_that_wait_for_one_another_are_not_behind_one_another(self, pool, tmp_path):
+        def call(n):
+            if n is None:
+                return None
+            path = tmp_path / str(n // 2)
+            if n % 2:
+                path.touch()
+                return True
+            deadline = time.monotonic() + 60
+            while not path.exists() and time.monotonic() < deadline:
+                time.sleep(0.002)
+            return path.exists()
+
+        pool.map(call, [None] * 500, chunksize=1)
+        assert pool.map(call, range(8), chunksize=1) == [True] * 8
+
+    def test_the_context_of_one_caller_is_not_that_of_others(self):
+        import decimal
+
+        def third():
+            return str(decimal.Decimal(1) / 3)
+
+        with flowpar.ThreadPool(2) as made:
+            with decimal.localcontext() as context:
+                context.prec = 4
+                made.apply(third)
+            assert len(made.apply(third)) == 30
+
+
+def test_an_error_that_refuses_notes_ends_its_call(pool):
+    class Odd(Exception):
+        __notes__ = 3
+
+    def fail():
+        raise Odd("odd")
+
+    result = pool.apply_async(fail)
+    result.wait(60)
+    assert not result.successful()
+    assert pool.apply(square, (3,)) == 9
+
+
+def test_a_call_that_raises_stop_iteration_does_not_end_the_loop_unseen(pool):
+    def fail(n):
+        if n == 3:
+            raise StopIteration
+        return n
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(pool.imap(fail, range(6)))
