@@ -21,6 +21,18 @@ if TYPE_CHECKING:
     from flowpar.caching.code import untracked as untracked
     from flowpar.caching.digest import register_digest as register_digest
     from flowpar.caching.files import File as File
+    from flowpar.common.arrays import share as share
+    from flowpar.common.locks import Lock as Lock
+    from flowpar.common.locks import RLock as RLock
+    from flowpar.common.managed import Manager as Manager
+    from flowpar.common.memory import Array as Array
+    from flowpar.common.memory import Value as Value
+    from flowpar.common.queues import Queue as Queue
+    from flowpar.common.signals import Barrier as Barrier
+    from flowpar.common.signals import BoundedSemaphore as BoundedSemaphore
+    from flowpar.common.signals import Condition as Condition
+    from flowpar.common.signals import Event as Event
+    from flowpar.common.signals import Semaphore as Semaphore
     from flowpar.compat.executor import Executor as Executor
     from flowpar.compat.joblib_backend import register_joblib as register_joblib
     from flowpar.compat.parallel import Parallel as Parallel
@@ -69,18 +81,25 @@ __version__ = "0.1.0"
 # costs nothing, and a worker never loads what only the parent needs.
 _HOMES = {
     "ArgumentError": "errors",
+    "Array": "common.memory",
+    "Barrier": "common.signals",
+    "BoundedSemaphore": "common.signals",
     "Cache": "caching.cache",
     "Cancelled": "errors",
-    "Dashboard": "views.reports.live",
+    "Condition": "common.signals",
     "CycleError": "errors",
+    "Dashboard": "views.reports.live",
     "Delayed": "dsl",
     "DelayedFunction": "dsl",
+    "Event": "common.signals",
     "Executor": "compat.executor",
     "File": "caching.files",
     "FlowparError": "errors",
     "FlowparWarning": "errors",
     "GraphError": "errors",
     "InternalError": "errors",
+    "Lock": "common.locks",
+    "Manager": "common.managed",
     "MemoryExceeded": "errors",
     "MissingExtra": "errors",
     "NotPicklable": "errors",
@@ -88,11 +107,15 @@ _HOMES = {
     "Parallel": "compat.parallel",
     "Pool": "compat.pool",
     "PoolError": "errors",
+    "Queue": "common.queues",
+    "RLock": "common.locks",
     "Run": "record",
     "RunFailed": "errors",
+    "Semaphore": "common.signals",
     "TaskError": "errors",
     "TaskTimeout": "errors",
     "ThreadPool": "compat.pool",
+    "Value": "common.memory",
     "WorkerDied": "errors",
     "as_completed": "background",
     "cached": "memo",
@@ -109,6 +132,7 @@ _HOMES = {
     "register_digest": "caching.digest",
     "register_joblib": "compat.joblib_backend",
     "run": "running",
+    "share": "common.arrays",
     "spawn": "compat.spawning",
     "starmap": "many",
     "stream": "compat.streams",

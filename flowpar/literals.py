@@ -23,6 +23,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any, Final
 
+from flowpar.pickling import Keepers, kept_until_loaded
 from flowpar.pools.depot import SHARED_FROM, Held
 from flowpar.pools.home import seal
 from flowpar.pools.transport import TINY_TYPES, Packed
@@ -46,12 +47,14 @@ _NEVER_LENT: Final = TINY_TYPES | {
 class _Known:
     """An argument that was met."""
 
-    __slots__ = ("held", "index", "is_hopeless", "is_shared", "packed", "value")
+    __slots__ = ("held", "index", "is_hopeless", "is_shared", "keepers", "packed", "value")
 
     def __init__(self, value: object, index: int) -> None:
         self.value = value  # keeps it alive, so that no other object gets its id
         self.index = index
         self.held: weakref.ref[Held] | None = None
+        self.keepers: Keepers = {}
+        """What that, or its file, names."""
         self.packed: Packed | None = None
         """What it is as bytes, if that is little."""
         self.is_shared = False
@@ -144,7 +147,7 @@ class Literals:
         sealed: object = known.held and known.held()
         if sealed is None:
             # Who pickles the batch names the culprit.
-            with contextlib.suppress(Exception, SystemExit):
+            with contextlib.suppress(Exception, SystemExit), kept_until_loaded() as known.keepers:
                 sealed = seal(known.value)
         if isinstance(sealed, Held):
             known.held = weakref.ref(sealed)

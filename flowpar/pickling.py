@@ -2,18 +2,80 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import pickle
 import sys
+import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 BufferCallback = Callable[[pickle.PickleBuffer], Any]
 
+Keepers = dict[int, tuple[object, int]]
+"""What is kept, and how large it is in bytes, by its id."""
+
 MAIN: Final = frozenset({"__main__", "__mp_main__"})
 """What the main module is called: by its other name multiprocessing, and `flowpar run`, load a
 script whose guard must not hold. No worker imports it by either."""
+
+
+references: Final[dict[type, Callable[[Any], tuple[object, ...] | None]]] = {}
+"""By exact class, what gives the name of a value that lies in a file which others can map, in the
+form that `object.__reduce__` has; it gives None for a value that does not. Empty until something is
+shared, and not asked for what is to outlive this program."""
+
+
+class _Promise(threading.local):
+    """What this thread has promised of what it pickles."""
+
+    keepers: Keepers | None = None
+    is_for_good = False
+    """Whether the pickle is to outlive this program."""
+
+
+_promise = _Promise()
+
+
+@contextlib.contextmanager
+def kept_until_loaded() -> Iterator[Keepers]:
+    """Promise that what this thread pickles here is kept until the pickles were loaded.
+
+    Then what belongs to this process can travel as its name, and still be let go of at last.
+
+    Yields
+    ------
+    dict
+        What has to be kept for that.
+    """
+    before, keepers = _promise.keepers, Keepers()
+    _promise.keepers = keepers
+    try:
+        yield keepers
+    finally:
+        _promise.keepers = before
+
+
+def keep(thing: object, size_bytes: int) -> bool:
+    """Have something kept until what is pickled now was loaded; return whether it will be.
+
+    Examples
+    --------
+    >>> keep("what a name stands for", 0)
+    False
+    >>> with kept_until_loaded() as keepers:
+    ...     keep("what a name stands for", 0)
+    True
+    >>> list(keepers.values())
+    [('what a name stands for', 0)]
+    """
+    keepers = _promise.keepers
+    if keepers is None:
+        return False
+    keepers[id(thing)] = thing, size_bytes
+    return True
 
 
 def dumps(value: object, buffer_callback: BufferCallback | None = None) -> bytes:
@@ -21,7 +83,28 @@ def dumps(value: object, buffer_callback: BufferCallback | None = None) -> bytes
     import cloudpickle  # noqa: PLC0415 - slow to import, and a serial run needs none of it
 
     _let_main_travel(cloudpickle.register_pickle_by_value)
-    return cloudpickle.dumps(value, protocol=5, buffer_callback=buffer_callback)  # type: ignore[no-any-return]
+    if not references:
+        return cloudpickle.dumps(value, protocol=5, buffer_callback=buffer_callback)  # type: ignore[no-any-return]
+    with io.BytesIO() as buffer:
+        _thorough_pickler()(buffer, protocol=5, buffer_callback=buffer_callback).dump(value)
+        return buffer.getvalue()
+
+
+@functools.cache
+def _thorough_pickler() -> Any:
+    """Return the slower pickler, as one that knows what lies in files."""
+    import cloudpickle  # noqa: PLC0415 - as above
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, value: object) -> Any:
+            return _reference(value) or super().reducer_override(value)
+
+    return Pickler
+
+
+def _reference(value: object) -> tuple[object, ...] | None:
+    refer = references.get(type(value))
+    return None if refer is None else refer(value)
 
 
 def _let_main_travel(register: Callable[[types.ModuleType], object]) -> None:
@@ -82,10 +165,39 @@ class _FastPickler(pickle.Pickler):
         return NotImplemented
 
 
+class _ReferringPickler(_FastPickler):
+    def reducer_override(self, value: object) -> Any:
+        return _reference(value) or super().reducer_override(value)
+
+
 def _fast_dumps(value: object, buffer_callback: BufferCallback | None) -> bytes:
+    pickler = _ReferringPickler if references else _FastPickler
+    return _dumps_by(pickler, value, buffer_callback)
+
+
+def _dumps_by(
+    pickler: type[pickle.Pickler], value: object, buffer_callback: BufferCallback | None
+) -> bytes:
     with io.BytesIO() as buffer:
-        _FastPickler(buffer, protocol=5, buffer_callback=buffer_callback).dump(value)
+        pickler(buffer, protocol=5, buffer_callback=buffer_callback).dump(value)
         return buffer.getvalue()
+
+
+def refuse_to_be_kept(kind: str) -> None:
+    """Raise an error if what is pickled now is to outlive this program.
+
+    Parameters
+    ----------
+    kind
+        What is refused: it ends with the program.
+
+    Raises
+    ------
+    PicklingError
+        If so.
+    """
+    if _promise.is_for_good:
+        raise pickle.PicklingError(f"a {kind} ends with its program, and cannot be kept")
 
 
 def dump_to_keep(value: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
@@ -94,9 +206,17 @@ def dump_to_keep(value: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
     A class of ``__main__`` is found by its name where there is one on loading, so that a kept value
     is of the class that the script has then; elsewhere, as in a worker, it comes from the pickle.
     """
+    before, _promise.is_for_good = _promise.is_for_good, True
+    try:
+        return _dump_to_keep(value)
+    finally:
+        _promise.is_for_good = before
+
+
+def _dump_to_keep(value: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
     buffers: list[pickle.PickleBuffer] = []
     try:
-        return _fast_dumps(value, buffers.append), buffers
+        return _dumps_by(_FastPickler, value, buffers.append), buffers
     except Exception:  # noqa: BLE001 - whatever it was, the slower pickler decides
         buffers.clear()
     import cloudpickle  # noqa: PLC0415 - as above

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from flowpar.pickling import dumps
+from flowpar.pickling import dumps, kept_until_loaded
 from flowpar.pools.resources import cpu_count
 from flowpar.status import FunctionState
 from flowpar.task import Function
@@ -209,7 +209,8 @@ class Placement:
 
 def _travels(function: Function) -> bool:
     try:
-        dumps(function.as_sent())
+        with kept_until_loaded():  # for as long as it takes
+            dumps(function.as_sent())
     except Exception:  # noqa: BLE001 - pickling runs the user's code; whatever it raises means no
         return False
     return True

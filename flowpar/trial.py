@@ -12,7 +12,7 @@ import time
 from typing import Final
 
 from flowpar.gil import Watched
-from flowpar.pickling import dump_apart
+from flowpar.pickling import dump_apart, kept_until_loaded
 from flowpar.pools.transport import PLAIN, Batch, Report, references
 from flowpar.pools.worker import execute
 from flowpar.status import Timing
@@ -119,7 +119,8 @@ class Trial:
             return
         begun = time.perf_counter()
         try:
-            _, buffers = dump_apart(result)
+            with kept_until_loaded():  # for as long as it takes
+                _, buffers = dump_apart(result)
         except Exception:  # noqa: BLE001 - that it cannot be sent shows when it is
             return
         timing.pickle_seconds += time.perf_counter() - begun

@@ -71,6 +71,13 @@ def open_files() -> dict[str, str]:
     return {number: path for number, path in found.items() if not path.endswith(".ttf")}
 
 
+def fork() -> int:
+    """Fork, as users do who know that there are threads: newer Pythons warn of them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
 def wait_until(condition, seconds: float = 5.0) -> bool:
     """Return whether the condition came true in time; asks again every few milliseconds."""
     pause, deadline = threading.Event(), time.monotonic() + seconds

@@ -299,9 +299,28 @@ def read_unchecked(path: str) -> Any:
 
 
 def _thawed_unchecked(view: memoryview) -> Any:
+    return _thawed(view, *_parts(view))
+
+
+def _parts(view: memoryview) -> tuple[Sequence[int], int, int]:
+    """Return the lengths of the buffers, and where the pickle starts and ends, unchecked."""
     _, length, count, _, _ = _HEAD.unpack_from(view)
     start = _HEAD.size + 8 * count
-    return _thawed(view, struct.unpack_from(f"<{count}Q", view, _HEAD.size), start, start + length)
+    return struct.unpack_from(f"<{count}Q", view, _HEAD.size), start, start + length
+
+
+def load_in_place(view: memoryview) -> Any:
+    """Return the value of an object that `laid_out` made, and that lies in memory.
+
+    Its buffers stay where they are, and are not to be written to if the view is not.
+
+    Raises
+    ------
+    Exception
+        Whatever the value's own unpickling raises.
+    """
+    lengths, start, end = _parts(view)
+    return pickle.loads(view[start:end], buffers=_buffers(view, end, lengths))  # noqa: S301 - ours
 
 
 def _thawed(view: memoryview, lengths: Sequence[int], start: int, end: int) -> Any:

@@ -216,6 +216,8 @@ class Inputs:
         self._is_elastic = window is None
         self._window: float = max(2 * slots * chunksize if window is None else window, chunksize)
         self._chunksize = chunksize
+        self._least = chunksize
+        """How many there must be for a message, before the end."""
         self._ready: collections.deque[Any] = collections.deque()
         self._read = self._sent = self._taken = 0
         self._changed = threading.Condition()
@@ -240,7 +242,7 @@ class Inputs:
         # First said, then looked: the reader sees it, or we see what it has read.
         self._is_awaited = True
         ready, has_ended = len(self._ready), self._has_ended
-        if ready < self._chunksize and not (has_ended and ready):
+        if ready < self._least and not (has_ended and ready):
             return None
         self._is_awaited = False
         size = min(ready, self._chunksize)
@@ -335,7 +337,7 @@ class Inputs:
                 return False
             self._ready.append(value)
             self._read += 1
-            if self._is_awaited and len(self._ready) >= self._chunksize:
+            if self._is_awaited and len(self._ready) >= self._least:
                 self._is_awaited = False
                 self._wake()
         return True
@@ -404,8 +406,7 @@ class Mixed(Inputs):
     def take(self) -> Chunk | None:
         """Return the next calls of one function."""
         self._is_awaited = True
-        wanted = self._chunksize if not self._grows else 1
-        if len(self._ready) < wanted and not (self._has_ended and self._ready):
+        if len(self._ready) < self._least and not (self._has_ended and self._ready):
             return None
         self._is_awaited = False
         function, _, timeout = self._ready[0]

@@ -338,7 +338,7 @@ class Relay(Inputs):
         """Return the next items that follow one another."""
         self._is_awaited = True
         ready = len(self._ready)
-        if ready < self._chunksize and not (self._has_ended and ready):
+        if ready < self._least and not (self._has_ended and ready):
             return None
         self._is_awaited = False
         first, value = self._ready.popleft()
@@ -370,7 +370,7 @@ class Relay(Inputs):
                 self.shelf.put(number, [outcome])
                 continue
             self._ready.append((number, outcome.value))
-            if self._is_awaited and len(self._ready) >= self._chunksize:
+            if self._is_awaited and len(self._ready) >= self._least:
                 self._is_awaited = False
                 self._wake()
         return True

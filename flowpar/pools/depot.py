@@ -68,7 +68,7 @@ class Held:
         """Return the same in a file of another folder; None if there is no room."""
         path = f"{folder}/{os.getpid()}-moved-{next(_numbers)}"
         with contextlib.suppress(OSError), open(self.path, "rb") as file:  # noqa: PTH123 - as it is
-            if _write(path, iter(lambda: file.read(1 << 24), b"")):
+            if write_file(path, iter(lambda: file.read(1 << 24), b"")):
                 return Held(path, self.size)
         return None
 
@@ -143,7 +143,7 @@ class Depot:
             size, pieces = laid_out(data, buffers)
             for folder in self.folders:
                 path = f"{folder}/{os.getpid()}-{mark}-{next(_numbers)}"
-                if _write(path, pieces):
+                if write_file(path, pieces):
                     return Deposit(path, size)
         return data if not buffers else dump(value)
 
@@ -171,7 +171,7 @@ def _files(folders: Iterable[str]) -> list[Path]:
     return found
 
 
-def _write(path: str, pieces: Iterable[Any]) -> bool:
+def write_file(path: str, pieces: Iterable[Any]) -> bool:
     """Write a new file, whole or not at all; return whether there was room for it."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -10,6 +10,7 @@ import stat
 import tempfile
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,8 @@ MEMORY: Final = "/dev/shm"  # noqa: S108 - our folder in it is made by mkdtemp
 
 _homes: dict[int, _Home] = {}
 _lock = threading.Lock()
+_closers: list[Callable[[], None]] = []
+_parents: Depot | None = None
 
 
 class _Home:
@@ -79,6 +82,23 @@ def home() -> Depot:
         return found.depot
 
 
+def nearest() -> Depot:
+    """Return the depot for what is to outlive this process if that is a worker: its parent's."""
+    return _parents or home()
+
+
+def use_parents(depot: Depot) -> None:
+    """Have a worker put what is to outlive it where its parent does."""
+    global _parents  # noqa: PLW0603 - a process is the worker of one parent
+    _parents = depot
+
+
+def before_closing(closer: Callable[[], None]) -> None:
+    """Have a function called each time before the depot of this process is taken away."""
+    if closer not in _closers:
+        _closers.append(closer)
+
+
 def seal(value: object) -> object:
     """Return what goes to other processes in place of a value of this one.
 
@@ -127,6 +147,8 @@ def warn_of_disk(path: str) -> None:
 @atexit.register
 def close_home() -> None:
     """Take away the depot of this process; another is made if it is needed again."""
+    for closer in _closers:
+        closer()
     with _lock:
         found = _homes.pop(os.getpid(), None)
     if found is not None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from flowpar.pickling import dump
+from flowpar.pickling import Keepers, dump, kept_until_loaded
 from flowpar.pools.transport import Batch
 
 MOST_FUNCTIONS: Final = 512
@@ -25,6 +26,10 @@ class PackedFunction:
     key: int
     """Names these bytes within this process; never used twice."""
     data: bytes
+    keepers: Keepers
+    """What these bytes name."""
+    size_bytes: int
+    """Of these bytes, and of what they name: who has loaded them has mapped that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +40,16 @@ class Parcel:
     """Those that the body names by key."""
     body: bytes
     """All the rest."""
+    keepers: Keepers
+    """What that names."""
 
 
 @dataclass(slots=True)
 class _Known:
     """A function that was packed before."""
 
-    function: Callable[..., object]  # keeps it alive, so that it is the same one if `is` says so
+    function: Callable[[], Callable[..., object] | None]
+    """Gives it as long as it lives: it may hold much."""
     packed: PackedFunction
     is_fresh: bool
 
@@ -58,7 +66,7 @@ class Packer:
         self._size_bytes = 0
 
     def pack(self, batch: Batch) -> Parcel:
-        """Return the batch as bytes.
+        """Return the batch as bytes; the parcel is to be kept until it was opened.
 
         Functions under a number of zero or less travel in the body: they will not come again.
 
@@ -85,7 +93,8 @@ class Packer:
             batch.capture,
             batch.keeper,
         )
-        return Parcel(tuple(packed.values()), dump(body))
+        with kept_until_loaded() as keepers:
+            return Parcel(tuple(packed.values()), dump(body), keepers)
 
     def renew(self) -> None:
         """Look at every function anew before it is sent again.
@@ -110,21 +119,37 @@ class Packer:
 
     def _function(self, number: int, function: Callable[..., object]) -> PackedFunction:
         known = self._known.get(number)
-        if known is not None and known.function is function and known.is_fresh:
+        is_known = known is not None and known.function() is function
+        if known is not None and is_known and known.is_fresh:
             return known.packed
-        data = dump(function)
-        if known is not None and known.function is function and known.packed.data == data:
+        with kept_until_loaded() as keepers:
+            data = dump(function)
+        if known is not None and is_known and known.packed.data == data:
             known.is_fresh = True
             return known.packed
-        packed = PackedFunction(next(_keys), data)
-        self._remember(number, _Known(function, packed, is_fresh=True))
+        size_bytes = len(data) + sum(size for _, size in keepers.values())
+        packed = PackedFunction(next(_keys), data, keepers, size_bytes)
+        self._remember(number, _Known(self._weakly(number, function), packed, is_fresh=True))
         return packed
 
+    def _weakly(
+        self, number: int, function: Callable[..., object]
+    ) -> Callable[[], Callable[..., object] | None]:
+        def forget(reference: object) -> None:
+            known = self._known.get(number)
+            if known is not None and known.function is reference:
+                self._known.pop(number, None)
+
+        try:
+            return weakref.ref(function, forget)
+        except TypeError:  # an object of a class with slots
+            return lambda: function
+
     def _remember(self, number: int, known: _Known) -> None:
-        self._size_bytes += len(known.packed.data)
+        self._size_bytes += known.packed.size_bytes
         if len(self._known) >= MOST_FUNCTIONS or self._size_bytes > MOST_FUNCTION_BYTES:
             self._known = {}
-            self._size_bytes = len(known.packed.data)
+            self._size_bytes = known.packed.size_bytes
         self._known[number] = known
 
 

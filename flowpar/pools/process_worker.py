@@ -11,7 +11,7 @@ import sys
 from typing import Final, NoReturn
 
 from flowpar.errors import NotPicklable, TaskError
-from flowpar.pools import channel, standins
+from flowpar.pools import channel, home, standins
 from flowpar.pools.channel import FrameReader, FrameWriter
 from flowpar.pools.depot import Depot
 from flowpar.pools.failures import pack_error
@@ -100,6 +100,7 @@ class ProcessWorker:
         EOFError
             When the parent has gone.
         """
+        home.use_parents(context.depot)
         if not self._initialize(context.initializer):
             return
         self._mind_bars()

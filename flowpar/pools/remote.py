@@ -150,7 +150,7 @@ class RemoteWorker:
             self._functions.clear()
         for function in parcel.functions:
             if function.key not in self._functions:
-                self._functions[function.key] = len(function.data)
+                self._functions[function.key] = function.size_bytes
                 self._writer.put(channel.FUNCTION, function.key, function.data)
         self._claims.offer(number)
         self._writer.put(channel.BATCH, number, parcel.body)

@@ -19,7 +19,7 @@ from typing import Final
 from flowpar.caching.keeping import Keeper, Kept, Small
 from flowpar.caching.objects import Stored
 from flowpar.errors import NotPicklable
-from flowpar.pickling import MAIN, dump, dumps
+from flowpar.pickling import MAIN, Keepers, dump, dumps, kept_until_loaded
 from flowpar.pools.depot import SHARED_FROM, Borrowed, Deposit, Depot, Held
 from flowpar.pools.failures import pack_error, text_of, unpack_error
 from flowpar.task import ALL_REFS, LITERAL, Call, Ref, Template
@@ -63,6 +63,8 @@ class Batch:
     """Digests the values, and writes those that are to be kept; None: the run has no cache."""
     room: int = 2
     """How many batches may be at a worker when this one is sent there: one runs, others wait."""
+    keepers: Keepers = field(default_factory=dict)
+    """What the pickles that were made of it name; it stays here."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return load_batch, (dump_batch(self),)
@@ -190,9 +192,12 @@ def dump_batch(batch: Batch) -> bytes:
         Naming the first function or argument that cannot be pickled.
     """
     try:
-        return dumps(_plain_batch(batch))
+        with kept_until_loaded() as keepers:
+            data = dumps(_plain_batch(batch))
     except BaseException as error:
         raise not_picklable(batch, error) from error
+    batch.keepers.update(keepers)
+    return data
 
 
 def _plain_batch(batch: Batch) -> tuple[object, ...]:
@@ -240,12 +245,52 @@ def not_picklable(batch: Batch, error: BaseException) -> BaseException:
     return _refusal("batch", batch, error, "the batch")
 
 
+_OURS: Final = {
+    "_thread.lock": "Lock()",
+    "_thread.RLock": "RLock()",
+    "threading._RLock": "RLock()",
+    "threading.Condition": "Condition()",
+    "threading.Semaphore": "Semaphore()",
+    "threading.BoundedSemaphore": "BoundedSemaphore()",
+    "threading.Event": "Event()",
+    "threading.Barrier": "Barrier()",
+    "queue.Queue": "Queue()",
+    "_queue.SimpleQueue": "Queue()",
+    "multiprocessing.synchronize.Lock": "Lock()",
+    "multiprocessing.synchronize.RLock": "RLock()",
+    "multiprocessing.synchronize.Condition": "Condition()",
+    "multiprocessing.synchronize.Semaphore": "Semaphore()",
+    "multiprocessing.synchronize.BoundedSemaphore": "BoundedSemaphore()",
+    "multiprocessing.synchronize.Event": "Event()",
+    "multiprocessing.synchronize.Barrier": "Barrier()",
+    "multiprocessing.queues.Queue": "Queue()",
+    "multiprocessing.queues.JoinableQueue": "Queue()",
+    "multiprocessing.queues.SimpleQueue": "Queue()",
+    "multiprocessing.sharedctypes.Synchronized": "Value()",
+    "multiprocessing.sharedctypes.SynchronizedArray": "Array()",
+    "multiprocessing.sharedctypes.SynchronizedString": "Array()",
+}
+"""By class, what of flowpar's stands in for what cannot travel."""
+
+
+def _ours(value: object) -> str | None:
+    for base in type(value).__mro__:
+        found = _OURS.get(f"{base.__module__}.{base.__qualname__}")
+        if found is not None:
+            return found
+    return None
+
+
 def _refusal(path: str, value: object, error: BaseException, what: str) -> NotPicklable:
     kind = type(value).__name__
+    ours = _ours(_innermost(value, "")[1])
+    cure = "Make it inside the task, pass something that it can be made from"
+    if ours is not None:
+        cure = f"To share it, pass a flowpar.{ours} instead"
     return NotPicklable(
         f"{what} cannot be sent to another process: {path} ({kind}): "
-        f"{type(error).__name__}: {text_of(error)}. Make it inside the task, pass "
-        'something that it can be made from, or use pool="threads" for this function',
+        f"{type(error).__name__}: {text_of(error)}. {cure}, "
+        'or use pool="threads" for this function',
         path=path,
     )
 
@@ -260,7 +305,8 @@ def _arguments(call: Call) -> Iterator[tuple[str, object]]:
 
 def _pickles(value: object) -> bool:
     try:
-        dumps(value)
+        with kept_until_loaded():  # for as long as it takes
+            dumps(value)
     except KeyboardInterrupt:
         raise
     except BaseException:  # noqa: BLE001 - anything that pickling raises means no
@@ -286,7 +332,12 @@ def find_culprit(value: object, path: str, *, depth: int = 12) -> str:
     >>> find_culprit({"a": [1, threading.Lock()]}, "args[0]")
     "args[0]['a'][1]"
     """
-    parts = list(_parts(value)) if depth else []
+    return _innermost(value, path, depth)[0]
+
+
+def _innermost(value: object, path: str, depth: int = 12) -> tuple[str, object]:
+    """Return that path, and what is there; what we have a stand-in for is not looked into."""
+    parts = list(_parts(value)) if depth and _ours(value) is None else []
     # By halves: of a million parts twenty groups are pickled, and not each by itself.
     while len(parts) > 1:
         half = len(parts) // 2
@@ -294,8 +345,8 @@ def find_culprit(value: object, path: str, *, depth: int = 12) -> str:
         parts = parts[half:] if _pickles([part for _, part in first]) else first
     if parts and not _pickles(parts[0][1]):
         name, part = parts[0]
-        return find_culprit(part, path + name, depth=depth - 1)
-    return path
+        return _innermost(part, path + name, depth - 1)
+    return path, value
 
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:  # noqa: C901 - one branch a kind

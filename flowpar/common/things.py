@@ -1,0 +1,407 @@
+"""What processes wait for together, as the one process has it that serves it; no I/O, no clock.
+
+An `Ask` is a request of somebody. It is answered at once, or kept until it can be. Who asked may
+give up, or die: then `forget` is told of what was not answered; what was answered and perhaps never
+heard is undone by what came with the answer; and `leave` is told of a process that has ended.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from abc import abstractmethod
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from threading import BrokenBarrierError
+
+Undo = Callable[[], object]
+
+
+class Ask:
+    """A request: of whom, and how to answer it."""
+
+    __slots__ = ("session",)
+
+    session: object
+    """The process that asked."""
+
+    @abstractmethod
+    def answer(self, value: object, undo: Undo | None = None) -> None:
+        """Answer it; undo is called if the answer was perhaps not heard."""
+
+    @abstractmethod
+    def fail(self, error: Exception) -> None:
+        """Answer it with an error."""
+
+
+class Thing:
+    """Something that is served; its public methods can be asked for."""
+
+    is_pinned = False
+    """Whether it stays, though nobody in its process has it any more."""
+
+    def pin(self, ask: Ask) -> None:
+        """Have it stay."""
+        self.is_pinned = True
+        ask.answer(None)
+
+    def forget(self, ask: Ask) -> None:
+        """Let go of a request that nobody waits for any more."""
+
+    def leave(self, session: object) -> None:
+        """Take back what a process has that ended."""
+
+
+class Permits(Thing):
+    """A semaphore.
+
+    Parameters
+    ----------
+    count
+        How many permits there are.
+    most
+        How many there may be; None: any number.
+    """
+
+    def __init__(self, count: int, most: int | None) -> None:
+        self._count = count
+        self._most = most
+        self._holders: dict[object, int] = {}  # those who took first are first
+        self._waiting: deque[Ask] = deque()
+
+    def acquire(self, ask: Ask, wait: bool) -> None:
+        """Take one, now or as soon as there is one."""
+        if self._count:
+            self._grant(ask)
+        elif wait:
+            self._waiting.append(ask)
+        else:
+            ask.answer(False)
+
+    def release(self, ask: Ask) -> None:
+        """Give one back, or one more."""
+        if self._most is not None and self._count >= self._most:
+            raise ValueError("a semaphore was released too many times")
+        # Who releases what another has taken does it for that one.
+        session = ask.session if ask.session in self._holders else next(iter(self._holders), None)
+        self._give_back(session)
+        ask.answer(None)
+
+    def get_value(self, ask: Ask) -> None:
+        """Say how many there are."""
+        ask.answer(self._count)
+
+    def forget(self, ask: Ask) -> None:
+        """See `Thing`."""
+        self._waiting.remove(ask)
+
+    def leave(self, session: object) -> None:
+        """Give back what it had."""
+        while session in self._holders:
+            self._give_back(session)
+
+    def _grant(self, ask: Ask) -> None:
+        self._count -= 1
+        self._holders[ask.session] = self._holders.get(ask.session, 0) + 1
+        ask.answer(True, partial(self._undo, ask.session))
+
+    def _undo(self, session: object) -> None:
+        if session in self._holders:  # or else another has given it back
+            self._give_back(session)
+
+    def _give_back(self, session: object) -> None:
+        left = self._holders.pop(session, 0) - 1
+        if left > 0:
+            self._holders[session] = left
+        self._count += 1
+        if self._waiting:
+            self._grant(self._waiting.popleft())
+
+
+class Flag(Thing):
+    """An event."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waiting: list[Ask] = []
+
+    def is_set(self, ask: Ask) -> None:
+        """Say whether it is set."""
+        ask.answer(self._is_set)
+
+    def set(self, ask: Ask) -> None:
+        """Set it, and wake all who wait."""
+        self._is_set = True
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.answer(True)
+        ask.answer(None)
+
+    def clear(self, ask: Ask) -> None:
+        """Take it back."""
+        self._is_set = False
+        ask.answer(None)
+
+    def wait(self, ask: Ask) -> None:
+        """Answer when it is set."""
+        if self._is_set:
+            ask.answer(True)
+        else:
+            self._waiting.append(ask)
+
+    def forget(self, ask: Ask) -> None:
+        """See `Thing`."""
+        self._waiting.remove(ask)
+
+
+@dataclass(slots=True)
+class _Ticket:
+    session: object
+    ask: Ask | None = None
+    is_called: bool = False
+
+
+class Turnstile(Thing):
+    """Those who wait for a condition: they enlist while they hold its lock, and then wait."""
+
+    def __init__(self) -> None:
+        self._tickets: OrderedDict[int, _Ticket] = OrderedDict()
+        self._numbers = itertools.count(1)
+
+    def enlist(self, ask: Ask) -> None:
+        """Give out a ticket."""
+        number = next(self._numbers)
+        self._tickets[number] = _Ticket(ask.session)
+        ask.answer(number)
+
+    def wait(self, ask: Ask, number: int) -> None:
+        """Answer when the ticket is called."""
+        ticket = self._tickets[number]
+        ticket.ask = ask
+        if ticket.is_called:
+            self._let_in(number)
+
+    def delist(self, ask: Ask, number: int) -> None:
+        """Take a ticket back; if it was called, another is."""
+        self._drop(number)
+        ask.answer(None)
+
+    def notify(self, ask: Ask, count: int | None) -> None:
+        """Call so many tickets, None: all, in their order."""
+        self._call(len(self._tickets) if count is None else count)
+        ask.answer(None)
+
+    def forget(self, ask: Ask) -> None:
+        """See `Thing`."""
+        for number in [n for n, ticket in self._tickets.items() if ticket.ask is ask]:
+            self._drop(number)
+
+    def leave(self, session: object) -> None:
+        """See `Thing`."""
+        for number in [n for n, ticket in self._tickets.items() if ticket.session == session]:
+            self._drop(number)
+
+    def _call(self, count: int) -> None:
+        uncalled = [n for n, ticket in self._tickets.items() if not ticket.is_called]
+        for number in uncalled[:count]:
+            ticket = self._tickets.get(number)
+            # One who is let in and is not there any more has another called meanwhile.
+            if ticket is None or ticket.is_called:
+                self._call(1)
+                continue
+            ticket.is_called = True
+            if ticket.ask is not None:
+                self._let_in(number)
+
+    def _let_in(self, number: int) -> None:
+        ask = self._tickets.pop(number).ask
+        if ask is not None:
+            ask.answer(True, partial(self._call, 1))
+
+    def _drop(self, number: int) -> None:
+        ticket = self._tickets.pop(number, None)
+        if ticket is not None and ticket.is_called:
+            self._call(1)
+
+
+class Gathering(Thing):
+    """A barrier.
+
+    Parameters
+    ----------
+    parties
+        How many there must be.
+    has_action
+        Whether the last who comes does something before all go on.
+    """
+
+    def __init__(self, parties: int, has_action: bool) -> None:
+        self._parties = parties
+        self._has_action = has_action
+        self._waiting: list[Ask] = []
+        self._next: list[Ask] = []
+        """Those who came while the last of this round acts."""
+        self._actor: Ask | None = None
+        self._is_broken = False
+
+    def arrive(self, ask: Ask) -> None:
+        """Answer ``(place, whether to act)`` when all are there."""
+        if self._is_broken:
+            raise BrokenBarrierError("the barrier is broken")
+        if self._actor is not None:
+            self._next.append(ask)
+            return
+        self._waiting.append(ask)
+        if len(self._waiting) < self._parties:
+            return
+        if not self._has_action:
+            self._let_all_go()
+            return
+        self._actor = ask
+        ask.answer((self._parties - 1, True), self._break)
+
+    def acted(self, ask: Ask) -> None:
+        """Let all go: the last has done its part."""
+        if self._actor is not None:
+            self._let_all_go()
+        ask.answer(None)
+
+    def abort(self, ask: Ask) -> None:
+        """Break it: all who wait get an error, and who comes."""
+        self._break()
+        ask.answer(None)
+
+    def reset(self, ask: Ask) -> None:
+        """Make it as new; who waits gets an error."""
+        self._break()
+        self._is_broken = False
+        ask.answer(None)
+
+    def state(self, ask: Ask) -> None:
+        """Say how many wait, and whether it is broken."""
+        waiting = self._next if self._actor is not None else self._waiting
+        ask.answer((len(waiting), self._is_broken))
+
+    def forget(self, ask: Ask) -> None:
+        """Break it: who has come is not there any more."""
+        for group in (self._waiting, self._next):
+            if ask in group:
+                group.remove(ask)
+        self._break()
+
+    def leave(self, session: object) -> None:
+        """See `Thing`."""
+        if self._actor is not None and self._actor.session == session:
+            self._break()
+
+    def _let_all_go(self) -> None:
+        waiting, self._waiting, actor = self._waiting, [], self._actor
+        self._actor = None
+        for place, each in enumerate(waiting):
+            if each is not actor:
+                each.answer((place, False))
+        came, self._next = self._next, []
+        for each in came:
+            self.arrive(each)
+
+    def _break(self) -> None:
+        self._is_broken = True
+        waiting, actor = self._waiting + self._next, self._actor
+        self._waiting, self._next, self._actor = [], [], None
+        for each in waiting:
+            if each is not actor:
+                each.fail(BrokenBarrierError("the barrier was broken: somebody left it"))
+
+
+class Line(Thing):
+    """A queue of pickles.
+
+    Parameters
+    ----------
+    most
+        How many it may hold; zero or less: any number.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._items: deque[bytes] = deque()
+        self._getters: deque[Ask] = deque()
+        self._putters: deque[tuple[Ask, bytes]] = deque()
+
+    def put(self, ask: Ask, item: bytes, wait: bool) -> None:
+        """Append an item, now or as soon as there is room; answer whether it is in."""
+        if not 0 < self._most <= len(self._items):
+            self._add(item)
+            ask.answer(True)
+        elif wait:
+            self._putters.append((ask, item))
+        else:
+            ask.answer(False)
+
+    def get(self, ask: Ask, wait: bool) -> None:
+        """Take the first item, now or as soon as there is one; None: there is none."""
+        if self._items:
+            self._hand(ask, self._items.popleft())
+            if self._putters:
+                putter, item = self._putters.popleft()
+                self._items.append(item)
+                putter.answer(True)
+        elif wait:
+            self._getters.append(ask)
+        else:
+            ask.answer(None)
+
+    def size(self, ask: Ask) -> None:
+        """Say how many items there are."""
+        ask.answer(len(self._items))
+
+    def forget(self, ask: Ask) -> None:
+        """See `Thing`."""
+        if ask in self._getters:
+            self._getters.remove(ask)
+        self._putters = deque(each for each in self._putters if each[0] is not ask)
+
+    def _add(self, item: bytes) -> None:
+        if self._getters:
+            self._hand(self._getters.popleft(), item)
+        else:
+            self._items.append(item)
+
+    def _hand(self, ask: Ask, item: bytes) -> None:
+        ask.answer(item, partial(self._put_back, item))
+
+    def _put_back(self, item: bytes) -> None:
+        if self._getters:
+            self._hand(self._getters.popleft(), item)
+        else:
+            self._items.appendleft(item)
+
+
+class Box(Thing):
+    """An object of Python's whose methods are called here.
+
+    Parameters
+    ----------
+    content
+        Which.
+    methods
+        Those that may be called.
+    dump
+        Pickles what they return.
+    """
+
+    def __init__(
+        self, content: object, methods: frozenset[str], dump: Callable[[object], bytes]
+    ) -> None:
+        self._content = content
+        self._methods = methods
+        self._dump = dump
+
+    def call(self, ask: Ask, method: str, data: bytes) -> None:
+        """Answer with the pickle of what a method returns."""
+        if method not in self._methods:
+            raise AttributeError(f"{type(self._content).__name__!r} has no method {method!r} here")
+        args, kwargs = pickle.loads(data)  # noqa: S301 - from a process of ours
+        ask.answer(self._dump(getattr(self._content, method)(*args, **kwargs)))
