@@ -239,7 +239,12 @@ def _pool(
     from flowpar.pools.processes import ProcessPool  # noqa: PLC0415 - most of our import time
 
     return ProcessPool(
-        workers, start_method=start_method, initializer=initializer, initargs=initargs
+        workers,
+        start_method=start_method,
+        initializer=initializer,
+        initargs=initargs,
+        idle_timeout=None,
+        shares_globals=True,
     )
 
 

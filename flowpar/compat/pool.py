@@ -358,6 +358,8 @@ class Pool(_Pool):
                 initializer=_checked_initializer(initializer),
                 initargs=tuple(initargs),
                 max_tasks_per_worker=_checked_life(maxtasksperchild),
+                idle_timeout=None,
+                shares_globals=True,
             ),
         )
 

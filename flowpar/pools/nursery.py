@@ -45,6 +45,8 @@ class Settings:
     """Added to their niceness."""
     pin: bool
     """Whether each is bound to one CPU."""
+    shares_globals: bool = False
+    """Whether functions of ``__main__`` share what they set there."""
 
 
 class Notice(NamedTuple):
@@ -119,6 +121,7 @@ def context_file(settings: Settings, cpu: int | None) -> int:
         depot=home(),
         nice=settings.nice,
         cpu=cpu,
+        shares_globals=settings.shares_globals,
     )
     return memory_file(pickle.dumps(context))
 

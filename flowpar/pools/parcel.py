@@ -157,6 +157,8 @@ class Shelf:
     """The functions that a worker was sent, loaded when first needed."""
 
     def __init__(self) -> None:
+        self.adopt: Callable[[object], object] = id
+        """Given each function that was loaded."""
         self._packed: dict[int, bytes | bytearray] = {}
         self._loaded: dict[int, Callable[..., object]] = {}
 
@@ -199,6 +201,7 @@ class Shelf:
         if function is None:
             function = self._loaded[key] = pickle.loads(self._packed[key])  # noqa: S301 - as above
             del self._packed[key]
+            self.adopt(function)
         return function
 
 

@@ -15,6 +15,7 @@ from flowpar.pools import channel, home, standins
 from flowpar.pools.channel import FrameReader, FrameWriter
 from flowpar.pools.depot import Depot
 from flowpar.pools.failures import pack_error
+from flowpar.pools.mainglobals import MainGlobals
 from flowpar.pools.parcel import Shelf
 from flowpar.pools.runqueue import account_for_this_thread
 from flowpar.pools.slate import BARS, NOWHERE, POSITION, SENDING, Claims, Slate
@@ -91,6 +92,7 @@ class ProcessWorker:
         self._shelf = Shelf()
         self._pid = os.getpid()
         self._depot: Depot | None = None
+        self._globals: MainGlobals | None = None
 
     def serve(self, context: Context) -> None:
         """Set up, and serve until the parent goes; return if the initializer raises.
@@ -101,6 +103,9 @@ class ProcessWorker:
             When the parent has gone.
         """
         home.use_parents(context.depot)
+        if context.shares_globals:
+            self._globals = MainGlobals()
+            self._shelf.adopt = self._globals.adopt
         if not self._initialize(context.initializer):
             return
         self._mind_bars()
@@ -139,7 +144,11 @@ class ProcessWorker:
             return True
         try:
             function, args = pickle.loads(initializer)  # noqa: S301 - made by the parent
+            if self._globals is not None:
+                self._globals.adopt(function)
             function(*args)
+            if self._globals is not None:
+                self._globals.collect(function)
         except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
             self._send(channel.BROKEN, 0, pickle.dumps(pack_error(error)))
             return False
@@ -178,6 +187,9 @@ class ProcessWorker:
         isolation = Isolation(batch, self._depot, number)
         report = execute(batch, self._slate.mark, isolation)  # type: ignore[arg-type]  # all that it needs
         isolation.close(report)
+        if self._globals is not None:
+            for function in batch.functions.values():
+                self._globals.collect(function)
         memo = sys.modules.get("flowpar.memo")
         if memo is not None:  # a task may have called cached functions
             memo.commit_all()

@@ -66,6 +66,9 @@ class ProcessPool:
     pin
         Whether each worker is bound to one CPU of those that this process may use: the one that the
         fewest others are bound to.
+    shares_globals
+        Whether functions of ``__main__`` share what they set there, the initializer too, as those
+        of other modules do; else each has globals of its own, as the parent has them.
 
     Attributes
     ----------
@@ -102,6 +105,7 @@ class ProcessPool:
         max_worker_memory: float | str | None = None,
         nice: int = 0,
         pin: bool = False,
+        shares_globals: bool = False,
     ) -> None:
         if os.name != "posix":
             raise PoolError('process pools need a POSIX system; use scheduler="threads"')
@@ -118,6 +122,7 @@ class ProcessPool:
             max_worker_memory=_checked_memory(max_worker_memory),
             nice=check_nice("nice", nice),
             pin=_checked_pin(pin),
+            shares_globals=shares_globals,
         )
         self.max_tasks_per_worker = settings.max_tasks_per_worker
         self._packer = Packer()

@@ -42,6 +42,8 @@ class Context:
     """Added to its niceness."""
     cpu: int | None
     """The CPU that it is bound to, if it is to one."""
+    shares_globals: bool
+    """Whether functions of ``__main__`` share what they set there."""
 
     @staticmethod
     def load(number: int) -> Context:

@@ -552,3 +552,64 @@ def test_a_call_that_raises_stop_iteration_does_not_end_the_loop_unseen(pool):
 
     with pytest.raises(RuntimeError, match="StopIteration"):
         list(pool.imap(fail, range(6)))
+
+
+GLOBALS = """
+import flowpar
+STATE, CACHE, model = 100, {}, None
+
+def begin(state):
+    global model, STATE, extra
+    model, STATE, extra = "loaded", state, "new"
+
+def use(n):
+    return model, STATE, extra
+
+def put(n):
+    CACHE[n] = n * n
+
+def get():
+    return dict(CACHE), helper()
+
+def helper():
+    return len(CACHE)
+
+def read(n):
+    return STATE
+
+class Reader:
+    def __call__(self, n):
+        return STATE, model
+
+for kind in (flowpar.Pool, lambda *args, **named: flowpar.Executor(args[0], **named)):
+    with kind(1, initializer=begin, initargs=(5,)) as pool:
+        print(list(pool.map(use, range(2))), list(pool.map(Reader(), [1])))
+        list(pool.map(put, range(3)))
+        print(pool.apply(get) if hasattr(pool, "apply") else pool.submit(get).result())
+        print(list(pool.map(read, [1])))
+        STATE = 7  # what the script changes wins
+        print(list(pool.map(read, [1])), list(pool.map(use, [1])))
+        STATE = 100
+"""
+
+
+@pytest.mark.parametrize("where", ["file", "stdin"])
+def test_functions_of_main_share_the_globals_that_they_set(tmp_path, where):
+    (tmp_path / "script.py").write_text(GLOBALS)
+    command = [sys.executable, "script.py" if where == "file" else "-"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        input=None if where == "file" else GLOBALS,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    expected = [
+        "[('loaded', 5, 'new'), ('loaded', 5, 'new')] [(5, 'loaded')]",
+        "({0: 0, 1: 1, 2: 4}, 3)",
+        "[5]",
+        "[7] [('loaded', 7, 'new')]",
+    ]
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == expected * 2
