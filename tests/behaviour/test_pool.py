@@ -67,6 +67,13 @@ class TestTutorials:
         assert [pool.apply(square, (n,)) for n in range(5)] == [0, 1, 4, 9, 16]
         assert pool.apply(dict, ([("a", 1)],), {"b": 2}) == {"a": 1, "b": 2}
 
+    @pytest.fixture(autouse=True)
+    def _no_monitor(self, monkeypatch):
+        # Its thread would stay, and other tests look for threads.
+        import tqdm
+
+        monkeypatch.setattr(tqdm.tqdm, "monitor_interval", 0)
+
     def test_apply_async_with_a_callback_that_moves_a_bar(self, pool):
         from tqdm import tqdm
 
