@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, Final
@@ -149,6 +150,8 @@ def _wait_at_exit() -> None:
 
 
 def _join_all() -> None:
-    """Wait for all, as multiprocessing does at the end of a program."""
+    """Wait for all, as multiprocessing does at the end of a program; after Ctrl-C end them."""
     for each in list(_running):
+        if getattr(sys, "last_type", None) is KeyboardInterrupt:
+            each.kill()
         each.join()

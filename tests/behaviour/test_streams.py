@@ -203,7 +203,7 @@ import flowpar
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096
-values = flowpar.imap_unordered(abs, range(300_000))
+values = flowpar.imap_unordered(abs, range(300_000), chunksize=50)
 for n, _ in enumerate(values):
     if n == 20_000:
         early = resident()
@@ -256,6 +256,22 @@ flowpar.spawn(touch, sys.argv[1])
         path = tmp_path / "touched"
         subprocess.run([sys.executable, "-c", script, str(path)], check=True, timeout=60)
         assert path.exists()
+
+    def test_ctrl_c_ends_them(self):
+        script = """
+import flowpar, time
+made = flowpar.spawn(time.sleep, 100)
+print(made.pid, flush=True)
+made.result()
+"""
+        with subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as child:
+            pid = int(child.stdout.readline())
+            child.send_signal(signal.SIGINT)
+            assert child.wait(30) != 0
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
     def test_what_cannot_be_called_or_sent(self):
         with pytest.raises(TypeError):
