@@ -7,6 +7,7 @@ making a lock costs a number, and there is nothing to take away. Within a proces
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import fcntl
 import itertools
@@ -237,12 +238,13 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-class _Common:
+class _Common(abc.ABC):
     """What both kinds of locks do."""
 
     def __init__(self) -> None:
         self._gate = new_gate()
 
+    @abc.abstractmethod
     def acquire(
         self, block: bool = True, timeout: float | None = None, *, blocking: bool = True
     ) -> bool:
@@ -255,11 +257,10 @@ class _Common:
         timeout
             Seconds to wait for at most; None: as long as it takes.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def release(self) -> None:
         """Unlock it."""
-        raise NotImplementedError
 
     def __enter__(self) -> bool:
         return self.acquire()
