@@ -108,15 +108,16 @@ class Gate:
         self._holding = self._scout = None
 
     def _acquire_byte(self, deadline: float | None) -> bool:
-        scout = self._scout
-        if scout is not None and scout.is_wanted_again():
-            return self._follow(scout, deadline)
+        # First, also where a scout waits: it may not have heard yet that the byte is free.
         try:
             fcntl.fcntl(self.file.handle, fcntl.F_OFD_SETLK, self._take)
         except (BlockingIOError, PermissionError):
             pass
         else:
             return True
+        scout = self._scout
+        if scout is not None and scout.is_wanted_again():
+            return self._follow(scout, deadline)
         if deadline is None:
             fcntl.fcntl(self.file.handle, fcntl.F_OFD_SETLKW, self._take)
             return True
@@ -294,7 +295,8 @@ class Lock(_Common):
     """A lock that can be passed to tasks, on threads and in processes; it ends with its holder.
 
     Used like `multiprocessing.Lock`. When a process dies that holds it, it is free again. Only
-    the process that holds it can release it, by any of its threads.
+    the process that holds it can release it, by any of its threads. Where somebody has waited for
+    it in vain, ``acquire(block=False)`` may fail for a moment after it became free.
 
     Examples
     --------
