@@ -260,15 +260,15 @@ class Inputs:
             self.shelf.put(self._sent, [Outcome(error=reason)] * left)
 
     def pace(self, seconds: float, slots: int) -> None:
-        """Read further ahead if calls are quick, unless the user has said how far."""
-        if self._is_elastic:
-            del seconds
-            wanted = 2 * slots * self._chunksize
-            if wanted != self._window:
-                self._widen(wanted)
+        """Read as far ahead as messages are on their way, unless somebody has said how far."""
+        del seconds
+        wanted = 2 * slots * self._chunksize
+        if self._is_elastic and wanted != self._window:
+            self._widen(wanted)
 
     def unbind(self) -> None:
         """Read on, however few of the outcomes are taken: somebody waits for the end."""
+        self._is_elastic = False
         self._widen(math.inf)
 
     def _widen(self, window: float) -> None:

@@ -159,6 +159,14 @@ class TestMap:
             executor.map(lambda n: (tmp_path / str(n)).touch(), range(200))
         assert len(list(tmp_path.iterdir())) == 200
 
+    def test_all_is_called_at_once_where_nobody_takes(self, executor, tmp_path):
+        kept = executor.map(lambda n: (tmp_path / str(n)).touch(), range(1_000))
+        # Before any shutdown, which waits for all that there is.
+        pause, deadline = threading.Event(), time.monotonic() + 20
+        while len(list(tmp_path.iterdir())) < 1_000 and time.monotonic() < deadline:
+            pause.wait(0.01)
+        assert len(list(kept)) == len(list(tmp_path.iterdir())) == 1_000
+
     def test_a_timeout_is_of_the_whole(self):
         gate = threading.Event()
         with flowpar.Executor(1, threads=True) as executor:

@@ -359,6 +359,25 @@ class TestStreams:
             assert len(list(tmp_path.iterdir())) == 200
             assert len(list(kept)) == 100
 
+    def test_what_nobody_has_any_more_is_called_without_a_join(self, pool, tmp_path):
+        def count():
+            return len(list(tmp_path.iterdir()))
+
+        def wait_for(number):
+            pause, deadline = threading.Event(), time.monotonic() + 20
+            while count() < number and time.monotonic() < deadline:
+                pause.wait(0.01)
+
+        def inputs():
+            yield from range(200)
+            wait_for(100)  # by now it is known how quick the calls are
+            yield from range(200, 500)
+
+        pool.imap_unordered(lambda n: (tmp_path / str(n)).touch(), inputs())
+        gc.collect()
+        wait_for(500)
+        assert count() == 500
+
     def test_leaving_early_ends_the_reading(self, pool):
         ended = threading.Event()
 
