@@ -369,14 +369,14 @@ class TestStreams:
                 pause.wait(0.01)
 
         def inputs():
-            yield from range(200)
+            yield from range(5_000)
             wait_for(100)  # by now it is known how quick the calls are
-            yield from range(200, 500)
+            yield from range(5_000, 10_000)
 
         pool.imap_unordered(lambda n: (tmp_path / str(n)).touch(), inputs())
         gc.collect()
-        wait_for(500)
-        assert count() == 500
+        wait_for(10_000)
+        assert count() == 10_000
 
     def test_leaving_early_ends_the_reading(self, pool):
         ended = threading.Event()
