@@ -297,6 +297,10 @@ _shared: dict[int, weakref.ref[Function]] = {}
 """By address of a callable: what it became when it was made delayed last."""
 
 
+def _are_equal(one: Policy, other: Policy) -> bool:
+    return one is other or one == other  # the latter costs as much as to build a call
+
+
 def _shared_function(call: Callable[..., Any], policy: Policy) -> Function:
     """Return one and the same Function for ``delayed(f)`` in each turn of a loop.
 
@@ -305,7 +309,7 @@ def _shared_function(call: Callable[..., Any], policy: Policy) -> Function:
     reference = _shared.get(id(call))
     known = reference() if reference is not None else None
     # The callable is kept alive by what it became, so the address is its own.
-    if known is not None and known.call is call and known.policy == policy:
+    if known is not None and known.call is call and _are_equal(known.policy, policy):
         return known
     function = Function(call, policy)
     address = id(call)

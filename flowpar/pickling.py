@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import pickle
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 BufferCallback = Callable[[pickle.PickleBuffer], Any]
@@ -39,23 +38,22 @@ class _Promise(threading.local):
 _promise = _Promise()
 
 
-@contextlib.contextmanager
-def kept_until_loaded() -> Iterator[Keepers]:
+class kept_until_loaded:  # noqa: N801 - it is used as a function; and costs less than a generator
     """Promise that what this thread pickles here is kept until the pickles were loaded.
 
-    Then what belongs to this process can travel as its name, and still be let go of at last.
-
-    Yields
-    ------
-    dict
-        What has to be kept for that.
+    Then what belongs to this process can travel as its name, and still be let go of at last. As a
+    context it gives what has to be kept for that.
     """
-    before, keepers = _promise.keepers, Keepers()
-    _promise.keepers = keepers
-    try:
-        yield keepers
-    finally:
-        _promise.keepers = before
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> Keepers:
+        self._before, keepers = _promise.keepers, Keepers()
+        _promise.keepers = keepers
+        return keepers
+
+    def __exit__(self, *_: object) -> None:
+        _promise.keepers = self._before
 
 
 def keep(thing: object, size_bytes: int) -> bool:

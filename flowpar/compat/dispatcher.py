@@ -308,6 +308,13 @@ class Dispatcher:
                 self.pool.forget_function(function.number)
 
     def _fill(self) -> None:
+        if not self._is_quick:
+            self._fill_up()
+        elif len(self._flights) <= self._room // 2:  # many at once cost less than one by one
+            with self.pool.gathering():
+                self._fill_up()
+
+    def _fill_up(self) -> None:
         while len(self._flights) < self._room:
             chunk = self._again.popleft() if self._again else self._take()
             if chunk is None:

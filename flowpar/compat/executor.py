@@ -445,12 +445,11 @@ def _values(inputs: Inputs, deadline: float | None) -> Iterator[Any]:
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                outcome = inputs.shelf.take(left)
+                outcome = inputs.next(left)
             except TimeoutError as error:
                 raise concurrent.futures.TimeoutError from error
             if outcome is None:
                 return
-            inputs.make_room()
             if outcome.error is not None:
                 raise outcome.error
             # Nothing here may hold the value while it is used.

@@ -16,6 +16,9 @@ from flowpar.task import Function
 MOST_AT_ONCE: Final = 4096
 """Items that are read between two looks whether there is room."""
 
+QUICK_SECONDS: Final = 1e-4
+"""Values of calls that take less are taken off the shelf many at a time."""
+
 BATCH_SECONDS: Final = 0.004
 """How long the calls of a message of `Parallel` take, where they are quick."""
 
@@ -140,13 +143,19 @@ class Shelf:
             self._taken += 1
             return self._there.pop(number)
 
-    def take_some(self) -> list[Outcome]:
+    def take_some(self, timeout: float | None = None) -> list[Outcome]:
         """Return all outcomes that can be taken, once there is one; none: there are none any more.
 
-        For who takes them all anyhow, that costs less than one by one.
+        That costs less than one by one.
+
+        Raises
+        ------
+        TimeoutError
+            If none is there after so many seconds.
         """
         with self._changed:
-            self._changed.wait_for(self._has_next)
+            if not self._changed.wait_for(self._has_next, timeout):
+                raise TimeoutError
             if not self._is_ordered:
                 found = list(self._there.values())
                 self._there.clear()
@@ -223,7 +232,9 @@ class Inputs:
         self._changed = threading.Condition()
         self._has_ended = False
         self._is_awaited = False
-        self._last: Outcome | None = None
+        self._takes_many = False
+        self._there: collections.deque[Outcome] = collections.deque()
+        """Taken off the shelf, for who takes values."""
         context = contextvars.copy_context()
         self._thread = threading.Thread(
             target=context.run, args=(self._run,), name="flowpar reads", daemon=True
@@ -261,7 +272,7 @@ class Inputs:
 
     def pace(self, seconds: float, slots: int) -> None:
         """Read as far ahead as messages are on their way, unless somebody has said how far."""
-        del seconds
+        self._takes_many = self._is_elastic and seconds < QUICK_SECONDS
         wanted = 2 * slots * self._chunksize
         if self._is_elastic and wanted != self._window:
             self._widen(wanted)
@@ -277,6 +288,26 @@ class Inputs:
             self._changed.notify_all()
 
     # ------------------------------------------------------------------ for who takes values
+
+    def next(self, timeout: float | None = None) -> Outcome | None:
+        """Return the next outcome, once it is there; None: there is none any more.
+
+        Raises
+        ------
+        TimeoutError
+            If it is not there after so many seconds.
+        """
+        if not self._takes_many and not self._there:
+            outcome = self.shelf.take(timeout)
+            self.make_room()
+            return outcome
+        try:
+            return self._there.popleft()
+        except IndexError:
+            first, *rest = self.shelf.take_some(timeout) or (None,)
+        self._there.extend(rest)
+        self.make_room(1 + len(rest))
+        return first
 
     def make_room(self, size: int = 1) -> None:
         """Know that outcomes were taken."""

@@ -19,7 +19,7 @@ from flowpar.policy import DEFAULT_POLICY, check_choice, check_count, check_numb
 from flowpar.pools import shared, worker
 from flowpar.pools.resources import cpu_count
 from flowpar.pools.threads import ThreadPool
-from flowpar.task import TASK_TYPES, Task
+from flowpar.task import TASK_TYPES, Function, Task
 
 BACKENDS: Final = {
     "loky": "processes",
@@ -219,8 +219,7 @@ class Taken(Iterator[Any]):
     def _take(self) -> list[Outcome]:
         """Return what is there, the last first, once there is something; nothing at the end."""
         if not self._takes_all:
-            outcome = self._inputs.shelf.take()
-            self._inputs.make_room()
+            outcome = self._inputs.next()
             return [] if outcome is None else [outcome]
         outcomes = self._inputs.shelf.take_some()
         self._inputs.make_room(len(outcomes))
@@ -267,16 +266,33 @@ def call_of(given: Any) -> Call:
 def _call_of_task(task: Task) -> Call:
     function = task._function
     policy = function.policy
+    if not _needs_graph(task, function):
+        return function.call, tuple(task._args), dict(task._kwargs or {}), policy.timeout
+    return _computed, (task,), {}, policy.timeout
+
+
+def _needs_graph(task: Task, function: Function) -> bool:
+    """Return whether a delayed call is more than a function and its arguments.
+
+    Raises
+    ------
+    OptionError
+        If its policy says what plain calls cannot do.
+    """
+    return not _is_plain(function) or bool(task._needs or function.is_coroutine or function.after)
+
+
+def _is_plain(function: Function) -> bool:
+    policy = function.policy
+    if policy is DEFAULT_POLICY:  # to compare them takes longer than all the rest
+        return True
     if policy.pool or policy.limit or policy.priority:
         raise OptionError(
             f"{function.name}: Parallel makes plain calls, and its policy says pool=, limit= or "
             "priority=: use compute"
         )
     plain = replace(policy, timeout=None, name=DEFAULT_POLICY.name, nout=DEFAULT_POLICY.nout)
-    needs_graph = task._needs or function.is_coroutine or function.after
-    if needs_graph or plain != DEFAULT_POLICY:
-        return _computed, (task,), {}, policy.timeout
-    return function.call, tuple(task._args), dict(task._kwargs or {}), policy.timeout
+    return plain == DEFAULT_POLICY
 
 
 def _computed(task: Any) -> Any:

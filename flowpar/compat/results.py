@@ -210,12 +210,11 @@ class ResultIterator(Iterator[Any]):
             What the call raised, or the input.
         """
         try:
-            outcome = self._inputs.shelf.take(timeout)
+            outcome = self._inputs.next(timeout)
         except TimeoutError:
             raise time_over(timeout or 0.0) from None
         if outcome is None:
             raise StopIteration
-        self._inputs.make_room()
         if outcome.error is not None:
             raise for_loops(as_expected(outcome.error))
         return outcome.value

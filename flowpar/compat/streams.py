@@ -377,8 +377,7 @@ class Relay(Inputs):
 
 
 def _taken(relay: Relay) -> Iterator[Outcome]:
-    while (outcome := relay.shelf.take()) is not None:
-        relay.make_room()
+    while (outcome := relay.next()) is not None:
         given = [outcome]  # nothing here may hold it while it is used
         del outcome
         yield given.pop()

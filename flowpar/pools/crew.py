@@ -106,6 +106,7 @@ class Crew:
             if worker.is_idle and worker.is_ready and worker.pid:
                 ticket.is_repeated = True
                 self._send(worker, ticket)
+                self._write(worker)
                 return
 
     def _is_begun(self, ticket: ProcessTicket) -> bool:
@@ -285,11 +286,12 @@ class Crew:
             self._roster.start_worker()
 
     def _assign(self) -> None:
-        while self._queue:
-            worker = self._worker_for(self._queue[0])
-            if worker is None:
-                return
+        written: dict[RemoteWorker, None] = {}
+        while self._queue and (worker := self._worker_for(self._queue[0])) is not None:
             self._send(worker, self._queue.popleft())
+            written[worker] = None
+        for worker in written:
+            self._write(worker)
 
     def _send(self, worker: RemoteWorker, ticket: ProcessTicket) -> None:
         worker.send(next(self._sendings), ticket)
@@ -298,7 +300,6 @@ class Crew:
         self._ceilings.release(worker)  # from a call that was taken back before it began
         if ticket.memory is not None:
             self._ceilings.watch(worker, ticket.memory)
-        self._write(worker)
 
     def _worker_for(self, ticket: ProcessTicket) -> RemoteWorker | None:
         """Return the best worker for a ticket that can take it now, if there is any."""

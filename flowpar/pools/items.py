@@ -64,8 +64,12 @@ class Items(Sequence[Call]):
         args, kwargs = arguments_of(self.form, self.values[at])
         return self.first + numbers, self.number, LITERAL, args, kwargs
 
+    def parts(self) -> tuple[int, int, Sequence[Any], int]:
+        """Return what it can be made from again."""
+        return self.number, self.form, self.values, self.first
+
     def __reduce__(self) -> tuple[object, ...]:
-        return Items, (self.number, self.form, self.values, self.first)
+        return Items, self.parts()
 
 
 def arguments_of(form: int, value: Any) -> tuple[tuple[Any, ...], dict[str, Any] | None]:

@@ -85,6 +85,7 @@ class RemoteWorker:
         self.lost_at: float | None = None
         self.reason: str | None = None
         self._functions: dict[int, int] = {}  # size in bytes, by key
+        self._unclaimed: list[int] = []  # sendings whose tokens are not in the pipe yet
         with contextlib.ExitStack() as undo:  # where the system refuses one of them
             self.sock, self._theirs = socket.socketpair()
             undo.callback(self.sock.close)
@@ -140,7 +141,7 @@ class RemoteWorker:
         return not self._writer.is_empty
 
     def send(self, number: int, ticket: ProcessTicket) -> None:
-        """Queue a batch, with those of its functions that the worker has not seen."""
+        """Queue a batch, with those of its functions that the worker has not seen; then `flush`."""
         parcel = ticket.parcel
         assert parcel is not None  # noqa: S101 - it has not ended
         if len(self._functions) > MOST_FUNCTIONS or (
@@ -152,7 +153,7 @@ class RemoteWorker:
             if function.key not in self._functions:
                 self._functions[function.key] = function.size_bytes
                 self._writer.put(channel.FUNCTION, function.key, function.data)
-        self._claims.offer(number)
+        self._unclaimed.append(number)
         self._writer.put(channel.BATCH, number, parcel.body)
         self.sent[number] = ticket
         self._calls_left -= ticket.calls
@@ -183,6 +184,10 @@ class RemoteWorker:
         OSError
             If the worker has gone.
         """
+        if self._unclaimed:
+            # Before the batches: who has one finds its token.
+            self._claims.offer(self._unclaimed)
+            self._unclaimed.clear()
         return self._writer.flush()
 
     def read(self) -> list[Frame] | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 NOWHERE: Final = -1
@@ -33,6 +34,7 @@ _STEP: Final = struct.Struct("=qqdd128s")
 _TEXT_OFFSET: Final = mmap.PAGESIZE
 _SIZE_BYTES: Final = 8 * mmap.PAGESIZE
 _TOKEN: Final = struct.Struct("=Q")
+_TOKENS_AT_ONCE: Final = 512 // _TOKEN.size  # what POSIX has pipes take whole
 
 
 def memory_file(data: bytes = b"") -> int:
@@ -140,10 +142,13 @@ class Claims:
         """Return a descriptor for the worker's side."""
         return os.dup(self._read)
 
-    def offer(self, number: int) -> None:
-        """Add the token of a sending."""
+    def offer(self, numbers: Sequence[int]) -> None:
+        """Add the tokens of some sendings, in their order."""
         if self._write is not None:
-            os.write(self._write, _TOKEN.pack(number))
+            # A token is never cut in two: so much is written whole, or not at all.
+            for at in range(0, len(numbers), _TOKENS_AT_ONCE):
+                some = numbers[at : at + _TOKENS_AT_ONCE]
+                os.write(self._write, b"".join(map(_TOKEN.pack, some)))
 
     def take(self) -> int | None:
         """Take the oldest token, if there is any."""

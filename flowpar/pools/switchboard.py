@@ -6,6 +6,7 @@ an interrupt in the middle of a call of the user's thread breaks nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import socket
@@ -13,6 +14,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flowpar.errors import Cancelled, PoolError
@@ -53,6 +55,7 @@ class Switchboard:
         self._open: dict[ProcessTicket, None] = {}
         self._thread: threading.Thread | None = None
         self._line: _Line | None = None
+        self._gatherer: int | None = None
         self.retired = Retired()
         self.is_closed = False
         self.owner = os.getpid()
@@ -91,8 +94,20 @@ class Switchboard:
                 self._open[message] = None
             self._inbox.append(message)
             line = self._line
-        if line is not None:
+        if line is not None and threading.get_ident() != self._gatherer:
             line.wake()
+
+    @contextlib.contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Wake the thread once for all that this one posts meanwhile; one thread at a time."""
+        self._gatherer = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._gatherer = None
+            line = self._line
+            if line is not None:
+                line.wake()
 
     def pids(self) -> list[int]:
         """Return the process ids of live workers."""

@@ -12,7 +12,7 @@ import functools
 import pickle
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -41,7 +41,7 @@ class Batch:
     """By number; every number in `calls`."""
     inputs: dict[int, object]
     """Values from outside the batch, by index."""
-    wanted: frozenset[int]
+    wanted: Collection[int]
     """Calls whose values are needed outside the batch."""
     timeout: float | None = None
     """Seconds that the batch, then of one call, may run."""
