@@ -20,13 +20,12 @@ import contextlib
 import sys
 import types
 import weakref
-from collections.abc import Iterable
 from typing import Any, Final
 
-from flowpar.pickling import Keepers, kept_until_loaded
+from flowpar.pickling import Keepers, dump, kept_until_loaded
 from flowpar.pools.depot import SHARED_FROM, Held
 from flowpar.pools.home import seal
-from flowpar.pools.transport import TINY_TYPES, Packed
+from flowpar.pools.transport import PLAIN, TINY_TYPES, Packed
 from flowpar.task import ALL_REFS, MIXED, Call, Ref, Template
 
 MOST_KEPT: Final = 1 << 30
@@ -47,11 +46,13 @@ _NEVER_LENT: Final = TINY_TYPES | {
 class _Known:
     """An argument that was met."""
 
-    __slots__ = ("held", "index", "is_hopeless", "is_shared", "keepers", "packed", "value")
+    __slots__ = ("held", "index", "is_hopeless", "is_shared", "keepers", "packed", "turn", "value")
 
     def __init__(self, value: object, index: int) -> None:
         self.value = value  # keeps it alive, so that no other object gets its id
         self.index = index
+        self.turn = 0
+        """Of `Literals`, when it was looked at last."""
         self.held: weakref.ref[Held] | None = None
         self.keepers: Keepers = {}
         """What that, or its file, names."""
@@ -70,6 +71,7 @@ class Literals:
         self._known: dict[int, _Known] = {}
         self._kept: collections.OrderedDict[int, Held] = collections.OrderedDict()
         self._count = 0
+        self._turn = 0
 
     def lend(self, calls: list[Call], inputs: dict[int, object]) -> list[Call]:
         """Return the calls with refs in place of what is lent.
@@ -89,15 +91,12 @@ class Literals:
             for call in calls
         ]
 
-    def take_back(self, calls: Iterable[Call]) -> None:
-        """Forget the arguments of calls that this process makes: they may write to them."""
-        if not self._known:
-            return
-        for _, _, kind, args, kwargs in calls:
-            for value in () if kind == ALL_REFS else (*args, *(kwargs or {}).values()):
-                known = self._known.pop(id(value), None)
-                if known is not None:
-                    self._kept.pop(known.index, None)
+    def distrust(self) -> None:
+        """Look at each argument anew before it is lent: a call was made in this process.
+
+        It may have written to them, by whatever way it reached them.
+        """
+        self._turn += 1
 
     def _lent(self, call: Call, inputs: dict[int, object]) -> Call:
         index, number, _, args, kwargs = call
@@ -118,6 +117,9 @@ class Literals:
         ):
             return value
         known = self._known.get(id(value))
+        if known is not None and not self._is_as_it_was(known):
+            self._kept.pop(known.index, None)
+            known = None
         if known is None:
             known = self._meet(value)
             if not _is_plainly_large(value):
@@ -138,7 +140,21 @@ class Literals:
             self._kept.clear()
         self._count += 1
         known = self._known[id(value)] = _Known(value, -self._count)
+        known.turn = self._turn
         return known
+
+    def _is_as_it_was(self, known: _Known) -> bool:
+        """Return whether what was kept of an argument is what would be made of it now."""
+        if known.turn == self._turn or type(known.value) in PLAIN:
+            return True
+        known.turn = self._turn
+        held = known.held() if known.held is not None else None
+        try:
+            if held is not None:
+                return held.holds(known.value)
+            return known.packed is None or known.packed.data == dump(known.value)
+        except (Exception, SystemExit):  # noqa: BLE001 - who pickles the batch names the culprit
+            return False
 
     def _sealed(self, known: _Known) -> Held | Packed | None:
         """Return what stands for an argument; None: it travels as it is."""

@@ -500,7 +500,7 @@ class Scheduler:
         pool, now = flight.lane.pool.name, self._clock()
         self._ledger.write(flight.indices, report, pool, sent=flight.begun, heard=now)
         if flight.lane.is_local:
-            self._literals.take_back(flight.batch.calls)
+            self._literals.distrust()
         for index, failure in report.failed.items():
             self._explain(failure.error, index, flight.lane, report.worker)
         self._teller.take_output(report)

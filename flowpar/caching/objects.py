@@ -298,6 +298,22 @@ def read_unchecked(path: str) -> Any:
     return _thawed_unchecked(_content(path))
 
 
+def digest_of_file(path: str) -> bytes | None:
+    """Return the digest of all that is in a file; None: it is gone."""
+    try:
+        return digest_of([_content(path)])
+    except ObjectDamaged:
+        return None
+
+
+def digest_of(pieces: Iterable[Any]) -> bytes:
+    """Return the digest of some pieces, one after another."""
+    found = blake3()
+    for piece in pieces:
+        found.update(piece)
+    return found.digest()
+
+
 def _thawed_unchecked(view: memoryview) -> Any:
     return _thawed(view, *_parts(view))
 

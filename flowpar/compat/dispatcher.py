@@ -21,7 +21,7 @@ import queue
 import threading
 import types
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from flowpar.compat.lending import Lender
@@ -82,6 +82,8 @@ class Chunk:
         Where they came from.
     timeout
         Seconds that the call, then the only one, may take.
+    moment
+        When its arguments were given; that of a list is one.
     """
 
     function: Function
@@ -91,6 +93,7 @@ class Chunk:
     sink: Sink
     source: Source
     timeout: float | None = None
+    moment: object = field(default_factory=object)
 
 
 class Source(Protocol):
@@ -127,9 +130,9 @@ class _Flight:
 
     chunk: Chunk
     inbox: queue.SimpleQueue[tuple[_Flight | None, Any]]
-    lent: object
-    """What it takes that lies in files; they go with it."""
     ticket: Any = None
+    lent: object = None
+    """What it takes that lies in files; they go with it."""
 
     def succeed(self, report: Report) -> None:
         """Put the report where the dispatcher hears it."""
@@ -324,8 +327,10 @@ class Dispatcher:
     def _take(self) -> Chunk | None:
         """Return the next chunk of the first source that has one; sources take turns."""
         for _ in range(len(self._sources)):
-            source = self._sources.popleft()
+            # It stays there meanwhile: should this fail, it is told.
+            source = self._sources[0]
             chunk = source.take()
+            self._sources.popleft()
             if not source.is_spent:
                 self._sources.append(source)
             if chunk is not None:
@@ -333,27 +338,31 @@ class Dispatcher:
         return None
 
     def _send(self, chunk: Chunk) -> None:
-        function, call = chunk.function, chunk.function.call
-        if self.pool.name == "processes":
-            prepare_module(getattr(call, "__module__", None) or "__main__")
-            call = function.as_sent()
-        calls: Any = Items(function.number, chunk.form, chunk.items)
-        wanted: Any = range(len(chunk.items))
-        inputs: dict[int, object] = {}
-        if self.pool.name == "processes" and (lent := self._lender.lend(calls)) is not None:
-            calls, inputs = lent
-            wanted = frozenset(wanted)
-        batch = Batch(calls, {function.number: call}, inputs, wanted, timeout=chunk.timeout)
-        if self._is_quick:
-            batch.room = DEEP
-        flight = _Flight(chunk, self._inbox, inputs)
-        self._flights[flight] = None
+        flight = _Flight(chunk, self._inbox)
+        self._flights[flight] = None  # first: should this fail, it is told
+        batch = self._batch(chunk)
+        flight.lent = batch.inputs
         try:
             flight.ticket = self.pool.apply_async(
                 execute, (batch,), callback=flight.succeed, error_callback=flight.fail
             )
         except Exception as error:  # noqa: BLE001 - the pool is closed, or the system refuses
             flight.fail(error)
+
+    def _batch(self, chunk: Chunk) -> Batch:
+        """Return what is sent of a chunk."""
+        function, call = chunk.function, chunk.function.call
+        calls: Any = Items(function.number, chunk.form, chunk.items)
+        inputs: dict[int, object] = {}
+        if self.pool.name == "processes":
+            prepare_module(getattr(call, "__module__", None) or "__main__")
+            call = function.as_sent()
+            calls, inputs = self._lender.lend(calls, chunk.moment) or (calls, inputs)
+        wanted = range(len(chunk.items))
+        batch = Batch(calls, {function.number: call}, inputs, wanted, timeout=chunk.timeout)
+        if self._is_quick:
+            batch.room = DEEP
+        return batch
 
     @property
     def _room(self) -> int:

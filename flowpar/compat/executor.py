@@ -180,8 +180,7 @@ class Executor(concurrent.futures.Executor):
             # As concurrent.futures does: an input that raises does so here.
             iter(list(items)) if buffersize is None else items,
             Shelf(is_ordered=True),
-            self._dispatcher.wake,
-            slots=self._dispatcher.pool.slots,
+            self._dispatcher,
             window=buffersize,
             chunksize=chunksize,
             form=SEVERAL,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from flowpar.compat.dispatcher import Chunk, Dispatcher, Outcome, Sink
+from flowpar.compat.lending import Lender
 from flowpar.pools.items import FULL, ONE
 from flowpar.task import Function
 
@@ -56,6 +57,7 @@ class Listed:
         self._form = form
         self._chunksize = chunksize
         self._timeout = timeout
+        self._moment = object()
         self._next = 0
 
     @property
@@ -70,7 +72,16 @@ class Listed:
             return None
         self._next += self._chunksize
         items = self._items[first : self._next]
-        return Chunk(self.function, items, self._form, first, self._sink, self, self._timeout)
+        return Chunk(
+            self.function,
+            items,
+            self._form,
+            first,
+            self._sink,
+            self,
+            self._timeout,
+            self._moment,
+        )
 
     def cut(self, reason: BaseException) -> None:
         """Tell that the rest will not be called."""
@@ -186,10 +197,8 @@ class Inputs:
         What it is called with.
     shelf
         Where the outcomes are put.
-    wake
-        Called when there is something to take.
-    slots
-        How many messages are on their way at once.
+    dispatcher
+        Which takes from here.
     window
         How many may have been read, and their outcomes not taken; None: as many as keep the workers
         busy, which is more the quicker they are.
@@ -206,9 +215,8 @@ class Inputs:
         function: Function,
         iterator: Iterator[Any],
         shelf: Shelf,
-        wake: Callable[[], object],
+        dispatcher: Dispatcher,
         *,
-        slots: int,
         window: int | None,
         chunksize: int = 1,
         form: int = ONE,
@@ -221,9 +229,13 @@ class Inputs:
         self.function = function
         self.shelf = shelf
         self._iterator = iterator
-        self._wake = wake
+        self._wake = dispatcher.wake
+        # Threads are given the very objects.
+        self._lender = Lender() if dispatcher.pool.name == "processes" else None
         self._is_elastic = window is None
-        self._window: float = max(2 * slots * chunksize if window is None else window, chunksize)
+        self._window: float = max(
+            2 * dispatcher.pool.slots * chunksize if window is None else window, chunksize
+        )
         self._chunksize = chunksize
         self._least = chunksize
         """How many there must be for a message, before the end."""
@@ -344,6 +356,7 @@ class Inputs:
         except BaseException as error:  # noqa: BLE001 - whatever it was, it is for who takes the values
             last = Outcome(error=error)
         self._iterator = iter(())  # the user's may have something to do at its end
+        self._lender = None
         self._end(last)
         self._wake()
 
@@ -366,12 +379,16 @@ class Inputs:
                 return False
             if self._has_ended:
                 return False
-            self._ready.append(value)
+            self._ready.append(self._frozen(value))
             self._read += 1
             if self._is_awaited and len(self._ready) >= self._least:
                 self._is_awaited = False
                 self._wake()
         return True
+
+    def _frozen(self, item: Any) -> Any:
+        """Return an item as it is now: the iterable may use its objects again."""
+        return item if self._lender is None else self._lender.freeze(self._form, item)
 
     def _end(self, last: Outcome | None) -> None:
         with self._changed:
@@ -391,10 +408,8 @@ class Mixed(Inputs):
     ----------
     iterator
         Of (function, arguments, keyword arguments, seconds that it may take or None).
-    shelf, window
+    shelf, dispatcher, window
         As for `Inputs`.
-    dispatcher
-        Which takes from here.
     chunksize
         As for `Inputs`; None: as many as take some milliseconds.
     """
@@ -413,8 +428,7 @@ class Mixed(Inputs):
             Function(_nothing),
             self._known(dispatcher.function, iterator),
             shelf,
-            dispatcher.wake,
-            slots=dispatcher.pool.slots,
+            dispatcher,
             window=window,
             chunksize=chunksize or 1,
             form=FULL,
@@ -449,6 +463,10 @@ class Mixed(Inputs):
         first = self._sent
         self._sent += len(items)
         return Chunk(function, items, FULL, first, self.shelf, self, timeout)
+
+    def _frozen(self, item: Any) -> Any:
+        function, call, timeout = item
+        return function, super()._frozen(call), timeout
 
     def pace(self, seconds: float, slots: int) -> None:
         """Have more calls travel together if they are quick, unless the user has said how many."""

@@ -1,7 +1,8 @@
 """Large arguments, lent to the workers in files of shared memory, and sent once if they come again.
 
 A loop that gives the same table to a thousand calls would send it a thousand times. Here it is
-known again as the same object, as long as it was among the last that were large.
+known again as the same object with the same content, as long as it was among the last that were
+large.
 """
 
 from __future__ import annotations
@@ -11,32 +12,73 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from flowpar.caching.objects import read_unchecked
+from flowpar.pickling import dump, kept_until_loaded
 from flowpar.pools.depot import SHARED_FROM, Held
 from flowpar.pools.home import seal
-from flowpar.pools.items import ONE, SEVERAL, Items
-from flowpar.pools.transport import TINY_TYPES
+from flowpar.pools.items import ONE, SEVERAL, Frozen, Items
+from flowpar.pools.transport import PLAIN, TINY_TYPES
 from flowpar.task import MIXED, Call, Ref
 
 MOST_KEPT: Final = 4
 """Objects that are known again; they are kept alive for that long."""
 
-_SMALL: Final = TINY_TYPES | {tuple, list, dict, set}
+_SMALL: Final = TINY_TYPES | {tuple, list, dict, set, Frozen}
 """Types whose objects are not looked at: to know how large they are costs more than it brings."""
+
+_FROZEN: Final = frozenset({Frozen})
+
+_FIXED: Final = PLAIN | {Frozen}
+"""Types whose objects nobody can change."""
 
 _TABLES: Final = frozenset({"pandas", "polars", "pyarrow"})
 """Packages whose objects say how large they are only when asked as any object is."""
+
+
+class _Loan:
+    """What is large, as the value that it is where it arrives."""
+
+    __slots__ = ("held",)
+
+    def __init__(self, held: Held) -> None:
+        self.held = held
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return read_unchecked, (self.held.path,)
+
+
+class _Kept(NamedTuple):
+    """An object that was lent."""
+
+    value: object
+    """Kept alive, so that no other object gets its id."""
+    held: Held
+    moment: object
+    """When it was looked at last."""
 
 
 class Lender:
     """Lends the large arguments of the calls of one pool."""
 
     def __init__(self) -> None:
-        self._kept: collections.OrderedDict[int, tuple[object, Held]] = collections.OrderedDict()
+        self._moment: object = None
+        self._kept: collections.OrderedDict[int, _Kept] = collections.OrderedDict()
 
-    def lend(self, items: Items) -> tuple[list[Call], dict[int, object]] | None:
-        """Return calls with refs in place of what is lent, and that; None: there is nothing."""
+    def lend(self, items: Items, moment: object) -> tuple[list[Call], dict[int, object]] | None:
+        """Return calls with refs in place of what is lent, and that; None: there is nothing.
+
+        Parameters
+        ----------
+        items
+            The calls.
+        moment
+            Items that were given at one moment have arguments that are looked at once.
+        """
+        self._moment = moment
+        if _FROZEN.issuperset(map(type, items.values)):
+            return None
         # Most messages hold only what is small, which their types tell.
         if _SMALL.issuperset(map(type, _arguments(items))):
             return None
@@ -52,6 +94,43 @@ class Lender:
             }
             calls.append((index, number, MIXED, new_args, new_kwargs))
         return calls, lent
+
+    def freeze(self, form: int, item: Any) -> Any:
+        """Return an item that what becomes of its arguments does not change.
+
+        A generator may give the same object again and again, with other content: an array that it
+        reads into, say.
+        """
+        if form == ONE:
+            args, kwargs = (item,), None
+        else:
+            args, kwargs = (item, None) if form == SEVERAL else item
+        if _FIXED.issuperset(map(type, args)) and not kwargs:
+            return item
+        self._moment = object()
+        with contextlib.suppress(Exception, SystemExit):  # who sends it names the culprit
+            return self._frozen(form, args, kwargs)
+        return item
+
+    def _frozen(self, form: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Frozen:
+        loans: dict[int, Any] = {}
+        new_args = tuple(self._loan(value, loans) for value in args)
+        new_kwargs = kwargs and {name: self._loan(kwargs[name], loans) for name in kwargs}
+        with kept_until_loaded() as keepers:
+            if form == ONE:
+                data = dump(new_args[0])
+            else:
+                data = dump(new_args if form == SEVERAL else (new_args, new_kwargs))
+        return Frozen(data, (keepers, loans))
+
+    def _loan(self, value: Any, loans: dict[int, Any]) -> Any:
+        """Return what is loaded from a file, once a call, in place of what is large."""
+        if not _is_large(value):
+            return value
+        if id(value) not in loans:
+            held = self._held(value)
+            loans[id(value)] = value if held is None else _Loan(held)
+        return loans[id(value)]
 
     def forget(self) -> None:
         """Keep nothing any more."""
@@ -70,29 +149,31 @@ class Lender:
         return Ref(known)
 
     def _held(self, value: Any) -> Held | None:
-        kept = self._kept.get(id(value))
-        if kept is not None:
-            self._kept.move_to_end(id(value))
-            return kept[1]
-        sealed: object = None
-        # Who pickles the call names the culprit.
-        with contextlib.suppress(Exception, SystemExit):
-            sealed = seal(value)
-        if not isinstance(sealed, Held):
+        """Return a file with a value as it is now; None: no room, or it does not pickle."""
+        kept = self._kept.pop(id(value), None)
+        held = None
+        with contextlib.suppress(Exception, SystemExit):  # who pickles the call names the culprit
+            held = kept.held if kept is not None and self._is_as_it_was(kept) else seal(value)
+        if not isinstance(held, Held):
             return None
-        self._kept[id(value)] = value, sealed
+        self._kept[id(value)] = _Kept(value, held, self._moment)
         if len(self._kept) > MOST_KEPT:
             self._kept.popitem(last=False)
-        return sealed
+        return held
+
+    def _is_as_it_was(self, kept: _Kept) -> bool:
+        is_new = kept.moment is self._moment or type(kept.value) in PLAIN
+        return is_new or kept.held.holds(kept.value)
 
 
 def _arguments(items: Items) -> Iterable[Any]:
-    """Return the arguments of all calls."""
+    """Return the arguments of all calls, but of those that are frozen."""
     if items.form == ONE:
         return items.values
+    calls = [value for value in items.values if type(value) is not Frozen]
     if items.form == SEVERAL:
-        return itertools.chain.from_iterable(items.values)
-    return (value for args, kwargs in items.values for value in (*args, *(kwargs or {}).values()))
+        return itertools.chain.from_iterable(calls)
+    return (value for args, kwargs in calls for value in (*args, *(kwargs or {}).values()))
 
 
 def _is_large(value: Any) -> bool:

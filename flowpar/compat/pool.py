@@ -305,8 +305,7 @@ class _Pool:
             self._function(func),
             iter(iterable),
             Shelf(is_ordered=is_ordered),
-            self._dispatcher.wake,
-            slots=self._dispatcher.pool.slots,
+            self._dispatcher,
             window=buffersize,
             chunksize=chunksize,
         )

@@ -327,8 +327,7 @@ class Relay(Inputs):
             dispatcher.function(stage.func),
             outcomes,
             Shelf(is_ordered=stage.is_ordered),
-            dispatcher.wake,
-            slots=dispatcher.pool.slots,
+            dispatcher,
             window=stage.window,
             chunksize=stage.chunksize,
             timeout=stage.timeout,
@@ -369,7 +368,7 @@ class Relay(Inputs):
             if outcome.error is not None:
                 self.shelf.put(number, [outcome])
                 continue
-            self._ready.append((number, outcome.value))
+            self._ready.append((number, self._frozen(outcome.value)))
             if self._is_awaited and len(self._ready) >= self._least:
                 self._is_awaited = False
                 self._wake()

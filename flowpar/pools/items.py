@@ -7,6 +7,7 @@ besides: an item more costs a fraction of what a task of a graph does.
 from __future__ import annotations
 
 import itertools
+import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, overload
@@ -15,6 +16,31 @@ from flowpar.task import LITERAL, Call
 
 ONE, SEVERAL, FULL = range(3)
 """What an item is: the only argument of a call; its arguments; (arguments, keyword arguments)."""
+
+
+class Frozen:
+    """An item as it was when it was pickled, whatever has become of it since.
+
+    Parameters
+    ----------
+    data
+        Its pickle.
+    keepers
+        What that names; it stays here.
+    """
+
+    __slots__ = ("data", "keepers")
+
+    def __init__(self, data: bytes, keepers: object = None) -> None:
+        self.data = data
+        self.keepers = keepers
+
+    def load(self) -> Any:
+        """Return a new copy of the item."""
+        return pickle.loads(self.data)  # noqa: S301 - made by the parent
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Frozen, (self.data,)
 
 
 class Items(Sequence[Call]):
@@ -74,6 +100,8 @@ class Items(Sequence[Call]):
 
 def arguments_of(form: int, value: Any) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
     """Return the arguments of a call."""
+    if type(value) is Frozen:
+        value = value.load()
     if form == ONE:
         return (value,), None
     return (value, None) if form == SEVERAL else value
@@ -103,10 +131,11 @@ def make_calls(
         Quick ones are made together, since to ask costs more than to call.
     """
     form, given = items.form, items.values
+    are_apart = form == FULL or Frozen in set(map(type, given))
     block, begun = 1, time.perf_counter()
     try:
         while (at := len(made)) < len(given) and may_go_on(at, min(block, len(given) - at)):
-            if block == 1 or form == FULL:
+            if block == 1 or are_apart:
                 args, kwargs = arguments_of(form, given[at])
                 made.append(function(*args, **(kwargs or {})))
             else:

@@ -2,6 +2,7 @@
 
 import array
 import gc
+import itertools
 import threading
 from pathlib import Path
 
@@ -18,7 +19,9 @@ LARGE = 200_000
 
 
 def files():
-    return [path for folder in home.home().folders for path in Path(folder).iterdir()]
+    """Return what lies there, but for the socket of things that are shared."""
+    found = [path for folder in home.home().folders for path in Path(folder).iterdir()]
+    return [path for path in found if not path.name.startswith("server-")]
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +106,42 @@ def test_what_a_task_of_this_process_changed_is_written_anew():
     assert run(seen) == [0, 1, 2]
 
 
+WAYS = {
+    "itself": lambda values, fill: (fill, values),
+    "in a list": lambda values, fill: (lambda box, n: fill(box[0], n), [values]),
+    "a view of it": lambda values, fill: (fill, values[:]),
+    "captured": lambda values, fill: (lambda _, n: fill(values, n), None),
+}
+"""How a call may come by an array, and write to it."""
+
+
+def fill_with(values, number):
+    values[:] = number
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("pool", ["inline", "threads"])
+def test_whatever_way_a_task_of_this_process_writes_to_it(pool, way):
+    values = np.zeros(LARGE)
+    function, given = WAYS[way](values, fill_with)
+    seen = [take(values, 5)]
+    for number in (1, 2):
+        filled = delayed(function, pool=pool).options(after=seen[-1:])(given, number)
+        seen.append(take.options(after=[filled])(values, 5))
+    assert run(seen) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("pool", ["inline", "threads"])
+def test_a_small_one_that_was_written_to_is_pickled_anew(pool):
+    box = [0]
+    seen = [take(box, 0), take(box, 0)]
+    for number in (1, 2):
+        filled = delayed(lambda boxes, n: fill_with(boxes[0], [n]), pool=pool)
+        filled = filled.options(after=seen[-1:])([box], number)
+        seen.append(take.options(after=[filled])(box, 0))
+    assert run(seen) == [0, 0, 1, 2]
+
+
 def test_what_cannot_be_sent_is_named():
     with pytest.raises(flowpar.NotPicklable, match=r"args\[0\]\[0\]"):
         values = [threading.Lock()]
@@ -161,3 +200,103 @@ def test_a_dying_worker_does_not_take_them_along():
     with tempfile.TemporaryDirectory() as folder:
         calls = [die_once(values, at, f"{folder}/{at}") for at in range(4)]
         assert run(calls) == [0, 1, 2, 3]
+
+
+# ---------------------------------------------------------------- without a graph
+
+GIVEN = {
+    "array": lambda: np.zeros(LARGE),
+    "bytearray": lambda: bytearray(LARGE),
+    "small array": lambda: np.zeros(3),
+    "list": lambda: [0, 0],
+}
+"""What may be used again with other content."""
+
+
+def first(values):
+    return int(values[0])
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_what_was_changed_between_two_calls_is_sent_anew(kind):
+    values = GIVEN[kind]()
+    seen = []
+    with flowpar.Pool(2) as pool, flowpar.Executor(2) as executor:
+        gate = flowpar.Event()
+        others = pool.apply_async(gate.wait), executor.submit(gate.wait)  # neither is idle
+        for number in (1, 2, 3):
+            values[0] = number
+            seen += [pool.apply(first, (values,)), executor.submit(first, values).result()]
+        gate.set()
+        assert others[0].get()
+        assert others[1].result()
+    assert seen == [1, 1, 2, 2, 3, 3]
+
+
+def used_again(values):
+    """Give one object with other content each time, as who reads into a buffer does."""
+    for number in range(40):
+        values[0] = number
+        yield values
+
+
+READERS = {
+    "Pool.imap": lambda pool, items: pool.imap(first, items),
+    "Pool.imap, in chunks": lambda pool, items: pool.imap(first, items, chunksize=7),
+    "imap": lambda _, items: flowpar.imap(first, items, window=5),
+    "stream": lambda _, items: flowpar.stream(items).map(first, pool="processes"),
+    "Executor.map": lambda pool, items: _mapped(items),
+    "Parallel": lambda _, items: flowpar.Parallel(2)(delayed(first)(each) for each in items),
+    "Parallel, by name": lambda _, items: flowpar.Parallel(2, batch_size=4)(
+        (first, (), {"values": each}) for each in items
+    ),
+}
+
+
+def _mapped(items):
+    with flowpar.Executor(2) as executor:
+        return list(executor.map(first, items, buffersize=8))
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+@pytest.mark.parametrize("reader", READERS)
+def test_items_are_what_they_were_when_they_were_read(reader, kind):
+    with flowpar.Pool(2) as pool:
+        assert list(READERS[reader](pool, used_again(GIVEN[kind]()))) == list(range(40))
+
+
+def is_same(one, other):
+    return one is other
+
+
+def test_what_an_item_has_twice_is_one_object_there():
+    arrays, lists = [np.zeros(LARGE)] * 4, [[]] * 4
+    with flowpar.Executor(2) as executor:
+        assert all(executor.map(is_same, arrays, arrays, buffersize=2))
+        assert all(executor.map(is_same, lists, lists, buffersize=2))
+
+
+def put_99(values):
+    found, values[0] = values[0], 99
+    return found
+
+
+def test_calls_in_one_message_have_arguments_of_their_own():
+    with flowpar.Pool(2) as pool:
+        assert list(pool.imap(put_99, itertools.repeat([0], 50), chunksize=50)) == [0] * 50
+        values = np.zeros(LARGE)
+        assert list(pool.imap(put_99, itertools.repeat(values, 8), chunksize=8)) == [0] * 8
+
+
+def test_items_that_do_not_pickle_are_named():
+    found = flowpar.imap(first, iter([[1], [threading.Lock()], [3]]))
+    assert next(found) == 1
+    with pytest.raises(flowpar.NotPicklable, match=r"args\[0\]\[0\]"):
+        next(found)
+    assert next(found) == 3
+
+
+def test_the_error_of_a_call_shows_what_it_was_given():
+    with flowpar.Pool(1) as pool, pytest.raises(IndexError) as caught:
+        next(pool.imap(lambda values: values[7], iter([["seen"]])))
+    assert "['seen']" in caught.value.__notes__[0]
