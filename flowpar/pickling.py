@@ -105,6 +105,14 @@ def _reference(value: object) -> tuple[object, ...] | None:
     return None if refer is None else refer(value)
 
 
+def travels_by_name(value: object) -> bool:
+    """Return whether a value lies in a file that others can map, and is not copied there."""
+    if type(value) not in references:
+        return False
+    with kept_until_loaded():
+        return _reference(value) is not None
+
+
 def _let_main_travel(register: Callable[[types.ModuleType], object]) -> None:
     """Have the slower pickler treat both names of the main module alike: by itself it knows one."""
     main = sys.modules.get("__mp_main__")

@@ -90,7 +90,7 @@ class Function:
         self.number = next(_numbers)
         self._sent: Callable[..., object] | None = None
         self.name = policy.name or name_of(call)
-        self.is_coroutine = _gives_coroutine(call)
+        self.is_coroutine = gives_coroutine(call)
         self._arity: _Arity | None = None
 
     def check(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
@@ -251,7 +251,8 @@ def name_of(call: object) -> str:
     return type(call).__name__
 
 
-def _gives_coroutine(call: Callable[..., object]) -> bool:
+def gives_coroutine(call: Callable[..., object]) -> bool:
+    """Return whether what a call returns is to be awaited."""
     while isinstance(call, functools.partial):
         call = call.func
     if inspect.iscoroutinefunction(call):

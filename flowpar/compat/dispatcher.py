@@ -143,6 +143,12 @@ class _Flight:
         self.inbox.put((self, error))
 
 
+class Broken(Outcome):
+    """The error with which the items themselves end: nothing comes after it."""
+
+    __slots__ = ()
+
+
 class Dispatcher:
     """Feeds a pool.
 
@@ -388,6 +394,7 @@ class Dispatcher:
             self._take_error(flight.chunk, outcome)
         # Not before: if the thread fails meanwhile, it is cut off with the others.
         self._flights.pop(flight, None)
+        flight.ticket = None  # whose callbacks are the flight's own
 
     def _take_report(self, chunk: Chunk, report: Report) -> None:
         made = len(report.row or report.values) + len(report.failed)
@@ -432,7 +439,7 @@ class Dispatcher:
         if isinstance(error, WorkerDied) and error.position is not None:
             suspects = range(error.position, error.position + error.span)
         if len(suspects) > 1 and not isinstance(error, (NotPicklable, WorkerDied)):
-            for at in everybody:  # the pool is at its end
+            for at in everybody:  # the pool is at its end, and no call is to blame
                 self._tell(chunk, at, Outcome(error=error))
             return
         if len(suspects) > 1:
@@ -441,8 +448,9 @@ class Dispatcher:
                 self._send_again(chunk, [at])
         else:
             (guilty,) = suspects
-            where = f"process {error.pid}" if isinstance(error, WorkerDied) else "?"
-            self._explain(error, chunk, guilty, where)
+            if not isinstance(error, PoolError):  # which all calls share, and none is to blame for
+                where = f"process {error.pid}" if isinstance(error, WorkerDied) else "?"
+                self._explain(error, chunk, guilty, where)
             self._tell(chunk, guilty, Outcome(error=error))
         self._send_again(chunk, [at for at in everybody if at not in suspects])
 

@@ -179,7 +179,7 @@ class Executor(concurrent.futures.Executor):
             self._function(fn),
             # As concurrent.futures does: an input that raises does so here.
             iter(list(items)) if buffersize is None else items,
-            Shelf(is_ordered=True),
+            Shelf(),
             self._dispatcher,
             window=buffersize,
             chunksize=chunksize,

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from flowpar.compat.dispatcher import Chunk, Dispatcher, Outcome, Sink
+from flowpar.compat.dispatcher import Broken, Chunk, Dispatcher, Outcome, Sink
 from flowpar.compat.lending import Lender
 from flowpar.pools.items import FULL, ONE
 from flowpar.task import Function
@@ -98,44 +98,47 @@ class Listed:
 
 
 class Shelf:
-    """Outcomes that wait until somebody takes them.
+    """Outcomes that wait until somebody takes them, in the order of the calls.
 
-    Parameters
-    ----------
-    is_ordered
-        Whether they are taken in the order of the calls, or as they come.
+    What the items end with, if that is an error, comes after all others.
     """
 
-    def __init__(self, *, is_ordered: bool) -> None:
-        self._is_ordered = is_ordered
+    def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._there: dict[int, Outcome] = {}
         self._taken = 0
         self._total = math.inf
+        self._last: Outcome | None = None
         self._is_dropped = False
+        self.ended = 0
+        """How many calls have ended."""
+        self._there: dict[int, Outcome] = {}
 
     def put(self, first: int, outcomes: Sequence[Outcome]) -> None:
         """Take the outcomes of some calls."""
         with self._changed:
+            self.ended += len(outcomes)
             if not self._is_dropped:
-                self._there.update(enumerate(outcomes, first))
+                self._keep(first, outcomes)
                 self._changed.notify_all()
 
     def put_values(self, first: int, values: list[Any]) -> None:
         """Do the same for calls that all have ended with a value."""
         self.put(first, [Outcome(value) for value in values])
 
-    def end(self, total: int) -> None:
-        """Know that there will be so many in all."""
+    def end(self, total: int, last: Outcome | None) -> None:
+        """Know that there will be so many in all, and perhaps an error."""
         with self._changed:
-            self._total = total
-            self._changed.notify_all()
+            if not self._is_dropped:
+                self._total, self._last = total, last
+                self._changed.notify_all()
 
     def drop(self) -> None:
-        """Keep nothing any more: nobody will take it."""
+        """Keep nothing any more: nobody will take it, and who waits for it is told the end."""
         with self._changed:
             self._is_dropped = True
-            self._there.clear()
+            self._total, self._last = 0, None
+            self._clear()
+            self._changed.notify_all()
 
     def take(self, timeout: float | None = None) -> Outcome | None:
         """Return the next outcome, once it is there; None: there is none any more.
@@ -146,13 +149,12 @@ class Shelf:
             If it is not there after so many seconds.
         """
         with self._changed:
-            if not self._changed.wait_for(self._has_next, timeout):
-                raise TimeoutError
+            self._wait(timeout)
             if self._taken >= self._total:
-                return None
-            number = self._taken if self._is_ordered else next(iter(self._there))
+                return self._take_last()
+            outcome = self._next()
             self._taken += 1
-            return self._there.pop(number)
+            return outcome
 
     def take_some(self, timeout: float | None = None) -> list[Outcome]:
         """Return all outcomes that can be taken, once there is one; none: there are none any more.
@@ -165,22 +167,73 @@ class Shelf:
             If none is there after so many seconds.
         """
         with self._changed:
-            if not self._changed.wait_for(self._has_next, timeout):
-                raise TimeoutError
-            if not self._is_ordered:
-                found = list(self._there.values())
-                self._there.clear()
-            else:
-                found = []
-                while (outcome := self._there.pop(self._taken + len(found), None)) is not None:
-                    found.append(outcome)
+            self._wait(timeout)
+            if self._taken >= self._total:
+                last = self._take_last()
+                return [] if last is None else [last]
+            found = self._all_next()
             self._taken += len(found)
             return found
 
+    def _wait(self, timeout: float | None) -> None:
+        is_there = self._changed.wait_for(
+            lambda: self._taken >= self._total or self._has_next(), timeout
+        )
+        if not is_there:
+            raise TimeoutError
+
+    def _take_last(self) -> Outcome | None:
+        last, self._last = self._last, None
+        return last
+
+    def _keep(self, first: int, outcomes: Sequence[Outcome]) -> None:
+        self._there.update(enumerate(outcomes, first))
+
     def _has_next(self) -> bool:
-        if self._taken >= self._total:
-            return True
-        return self._taken in self._there if self._is_ordered else bool(self._there)
+        return self._taken in self._there
+
+    def _next(self) -> Outcome:
+        return self._there.pop(self._taken)
+
+    def _all_next(self) -> list[Outcome]:
+        found: list[Outcome] = []
+        while (outcome := self._there.pop(self._taken + len(found), None)) is not None:
+            found.append(outcome)
+        return found
+
+    def _clear(self) -> None:
+        self._there.clear()
+
+
+class UnorderedShelf(Shelf):
+    """Outcomes that wait until somebody takes them, as they come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._line: collections.deque[Outcome] = collections.deque()
+
+    def _keep(self, first: int, outcomes: Sequence[Outcome]) -> None:
+        del first
+        self._line.extend(outcomes)
+
+    def _has_next(self) -> bool:
+        return bool(self._line)
+
+    def _next(self) -> Outcome:
+        return self._line.popleft()
+
+    def _all_next(self) -> list[Outcome]:
+        found = list(self._line)
+        self._line.clear()
+        return found
+
+    def _clear(self) -> None:
+        self._line.clear()
+
+
+def make_shelf(*, is_ordered: bool) -> Shelf:
+    """Return an empty shelf."""
+    return Shelf() if is_ordered else UnorderedShelf()
 
 
 class Inputs:
@@ -203,7 +256,7 @@ class Inputs:
         How many may have been read, and their outcomes not taken; None: as many as keep the workers
         busy, which is more the quicker they are.
     chunksize
-        How many travel together at least.
+        How many travel together; fewer at the end, and where nothing is on its way.
     form
         What an item is.
     timeout
@@ -262,21 +315,37 @@ class Inputs:
 
     def take(self) -> Chunk | None:
         """Return the next chunk, if so much was read."""
-        # First said, then looked: the reader sees it, or we see what it has read.
-        self._is_awaited = True
-        ready, has_ended = len(self._ready), self._has_ended
-        if ready < self._least and not (has_ended and ready):
+        if not self._may_take():
             return None
-        self._is_awaited = False
-        size = min(ready, self._chunksize)
+        size = min(len(self._ready), self._chunksize)
         items = [self._ready.popleft() for _ in range(size)]
         first = self._sent
         self._sent += size
         return Chunk(self.function, items, self._form, first, self.shelf, self, self._timeout)
 
+    def _may_take(self) -> bool:
+        # First said, then looked: the reader sees it, or we see what it has read.
+        self._is_awaited = True
+        self._is_awaited = not self._has_enough()
+        return not self._is_awaited
+
+    def _has_enough(self) -> bool:
+        """Return whether so much was read that it is to be sent.
+
+        Where nothing is on its way, that is all there is: what is read may wait for its values, or
+        be all that there is room for.
+        """
+        ready = len(self._ready)
+        return ready >= self._least or (ready > 0 and (self._has_ended or self._is_idle))
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether all that was sent has ended."""
+        return self.shelf.ended == self._sent
+
     def cut(self, reason: BaseException) -> None:
         """Tell that the rest will not be called."""
-        self._end(Outcome(error=reason))
+        self._end(Broken(error=reason))
         if self._ready:
             left = len(self._ready)
             self._ready.clear()
@@ -354,7 +423,7 @@ class Inputs:
                 if not self._read_some(room):
                     break
         except BaseException as error:  # noqa: BLE001 - whatever it was, it is for who takes the values
-            last = Outcome(error=error)
+            last = Broken(error=error)
         self._iterator = iter(())  # the user's may have something to do at its end
         self._lender = None
         self._end(last)
@@ -381,10 +450,14 @@ class Inputs:
                 return False
             self._ready.append(self._frozen(value))
             self._read += 1
-            if self._is_awaited and len(self._ready) >= self._least:
-                self._is_awaited = False
-                self._wake()
+            self._tell()
         return True
+
+    def _tell(self) -> None:
+        """Wake who waits for what was read."""
+        if self._is_awaited and self._has_enough():
+            self._is_awaited = False
+            self._wake()
 
     def _frozen(self, item: Any) -> Any:
         """Return an item as it is now: the iterable may use its objects again."""
@@ -394,9 +467,7 @@ class Inputs:
         with self._changed:
             if self._has_ended:
                 return
-            if last is not None:
-                self.shelf.put(self._read, [last])
-            self.shelf.end(self._read + (last is not None))
+            self.shelf.end(self._read, last)
             self._has_ended = True
             self._changed.notify_all()
 
@@ -450,10 +521,8 @@ class Mixed(Inputs):
 
     def take(self) -> Chunk | None:
         """Return the next calls of one function."""
-        self._is_awaited = True
-        if len(self._ready) < self._least and not (self._has_ended and self._ready):
+        if not self._may_take():
             return None
-        self._is_awaited = False
         function, _, timeout = self._ready[0]
         self.function = function
         size = 1 if timeout is not None else self._size()

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from flowpar.caching.objects import read_unchecked
-from flowpar.pickling import dump, kept_until_loaded
+from flowpar.pickling import dump, kept_until_loaded, travels_by_name
 from flowpar.pools.depot import SHARED_FROM, Held
 from flowpar.pools.home import seal
 from flowpar.pools.items import ONE, SEVERAL, Frozen, Items
@@ -185,5 +185,6 @@ def _is_large(value: Any) -> bool:
     with contextlib.suppress(Exception):  # an attribute of the user's may be anything
         if kind.__module__.partition(".")[0] in _TABLES:
             return sys.getsizeof(value) >= SHARED_FROM
-        return bool(getattr(value, "nbytes", 0) >= SHARED_FROM)
+        is_large = bool(getattr(value, "nbytes", 0) >= SHARED_FROM)
+        return is_large and not travels_by_name(value)
     return False

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from flowpar.compat.dispatcher import Dispatcher, Outcome
-from flowpar.compat.inputs import Inputs, Mixed, Shelf
+from flowpar.compat.inputs import Inputs, Mixed, make_shelf
 from flowpar.compat.results import for_loops
 from flowpar.errors import OptionError
 from flowpar.policy import DEFAULT_POLICY, check_choice, check_count, check_number
@@ -151,7 +151,7 @@ class Parallel:
         dispatcher = self._dispatcher()
         inputs = Mixed(
             calls,
-            Shelf(is_ordered=self.return_as != "generator_unordered"),
+            make_shelf(is_ordered=self.return_as != "generator_unordered"),
             dispatcher,
             window=self._window,
             chunksize=self._chunksize,

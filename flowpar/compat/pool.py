@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from flowpar.compat.dispatcher import Dispatcher
-from flowpar.compat.inputs import Inputs, Listed, Shelf
+from flowpar.compat.inputs import Inputs, Listed, make_shelf
 from flowpar.compat.results import AsyncResult, Callback, MapResult, ResultIterator
 from flowpar.policy import check_count
 from flowpar.pools.items import FULL, ONE, SEVERAL
@@ -304,7 +304,7 @@ class _Pool:
         inputs = Inputs(
             self._function(func),
             iter(iterable),
-            Shelf(is_ordered=is_ordered),
+            make_shelf(is_ordered=is_ordered),
             self._dispatcher,
             window=buffersize,
             chunksize=chunksize,

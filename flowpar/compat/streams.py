@@ -13,20 +13,26 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from flowpar.compat.dispatcher import Chunk, Dispatcher, Outcome
-from flowpar.compat.inputs import Inputs, Shelf
+from flowpar.compat.dispatcher import Broken, Chunk, Dispatcher, Outcome
+from flowpar.compat.inputs import Inputs, make_shelf
 from flowpar.compat.results import for_loops
+from flowpar.errors import OptionError
 from flowpar.policy import check_bool, check_choice, check_count, check_number
 from flowpar.pools import shared, worker
+from flowpar.pools.coroutines import Awaited, CoroutinePool
 from flowpar.pools.items import ONE
 from flowpar.pools.resources import cpu_count
 from flowpar.pools.threads import ThreadPool
+from flowpar.task import gives_coroutine
 
 POOLS: Final = ("threads", "processes")
 ERRORS: Final = ("raise", "skip", "return")
 
 MORE_THREADS: Final = 4
 """Threads of a stage beyond the number of CPUs: most of what they do is wait."""
+
+COROUTINES: Final = 100
+"""Coroutines of a stage at the same time, where nobody says."""
 
 
 def imap(
@@ -52,13 +58,14 @@ def imap(
         How many may have been read whose values were not taken; None: as many as keep the workers
         busy, which is more the quicker the calls are.
     pool
-        "processes" or "threads".
+        "processes" or "threads". Coroutine functions are awaited: in place of threads, on one
+        event loop; in each process, one at a time.
     workers
-        How many; None: as many as CPUs may be used, and a few more threads.
+        How many; None: as many as CPUs may be used, and a few more threads, or 100 coroutines.
     timeout
         Seconds that a call may take; each then travels alone.
     chunksize
-        How many travel together: more where they are quick.
+        How many travel together: more where they are quick. Coroutines travel alone.
     progress
         Whether a bar shows how many values were taken.
 
@@ -128,7 +135,8 @@ def stream(source: Iterable[Any], *, errors: str = "raise", progress: bool = Fal
         The items, any number of them.
     errors
         What becomes of items that fail: "raise" their error in their place (the next call of
-        `next` goes on); "skip" them; "return" the error in place of the value.
+        `next` goes on); "skip" them; "return" the error in place of the value. What the source
+        itself raises is raised at the end in any case.
     progress
         Whether a bar shows how many values were taken.
 
@@ -194,7 +202,8 @@ class Stream:
         func
             Takes one argument.
         pool
-            "threads", for what waits; "processes", for what computes.
+            "threads", for what waits; "processes", for what computes. Coroutine functions are
+            awaited, as by `imap`.
         workers, window, timeout, chunksize
             As for `imap`.
         ordered
@@ -202,13 +211,19 @@ class Stream:
         """
         if not callable(func):
             raise TypeError(f"a stage calls a function, and not {func!r}")
+        check_choice("pool", pool, POOLS)
+        check_count("chunksize", chunksize, least=1)
+        if gives_coroutine(func):
+            pool, func = ("async", func) if pool == "threads" else (pool, Awaited(func))
+            if pool == "async" and chunksize > 1:
+                raise OptionError("chunksize= is for calls that are made one after another")
         stage = Stage(
             func,
-            check_choice("pool", pool, POOLS),
+            pool,
             None if workers is None else check_count("workers", workers, least=1),
             None if window is None else check_count("window", window, least=1),
             None if timeout is None else check_number("timeout", timeout),
-            check_count("chunksize", chunksize, least=1),
+            chunksize,
             check_bool("ordered", ordered),
         )
         return replace(self, stages=(*self.stages, stage))
@@ -242,6 +257,8 @@ class StreamIterator(Iterator[Any]):
 
     def __init__(self, given: Stream) -> None:
         self._errors = given.errors
+        self._lock = threading.Lock()
+        """Of who takes the next value: what gives them serves one at a time."""
         self._running = _Running()
         # Before anything starts: an error in between stops what was started.
         self._stop = weakref.finalize(self, self._running.stop)
@@ -252,17 +269,21 @@ class StreamIterator(Iterator[Any]):
         return self
 
     def __next__(self) -> Any:
-        for outcome in self._outcomes:
+        while (outcome := self._next()) is not None:
             if self._bar is not None:
                 self._bar.update()
             if outcome.error is None:
                 return outcome.value
+            if self._errors == "raise" or type(outcome) is Broken:
+                raise for_loops(outcome.error)
             if self._errors == "return":
                 return outcome.error
-            if self._errors == "raise":
-                raise for_loops(outcome.error)
         self.close()
         raise StopIteration
+
+    def _next(self) -> Outcome | None:
+        with self._lock:
+            return next(self._outcomes, None)
 
     def close(self) -> None:
         """Stop all stages; may be called twice."""
@@ -282,7 +303,7 @@ class _Running:
 
     def start(self, given: Stream) -> Iterator[Outcome]:
         """Start all stages; return what the last of them gives."""
-        outcomes: Iterator[Outcome] = map(Outcome, iter(given.source))
+        outcomes = _outcomes_of(iter(given.source))
         for stage in given.stages:
             if isinstance(stage, Batching):
                 outcomes = _batched(outcomes, stage.size)
@@ -297,7 +318,7 @@ class _Running:
         relay = Relay(stage, outcomes, dispatcher)
         self._stages.append((dispatcher, relay))
         dispatcher.add(relay)
-        return _taken(relay)
+        return _Taken(relay)
 
     def stop(self) -> None:
         """Stop all stages."""
@@ -323,10 +344,12 @@ class Relay(Inputs):
     """
 
     def __init__(self, stage: Stage, outcomes: Iterator[Outcome], dispatcher: Dispatcher) -> None:
+        self._passed = 0
+        """How many have failed before; `_sent` counts the others."""
         super().__init__(
             dispatcher.function(stage.func),
             outcomes,
-            Shelf(is_ordered=stage.is_ordered),
+            make_shelf(is_ordered=stage.is_ordered),
             dispatcher,
             window=stage.window,
             chunksize=stage.chunksize,
@@ -335,72 +358,98 @@ class Relay(Inputs):
 
     def take(self) -> Chunk | None:
         """Return the next items that follow one another."""
-        self._is_awaited = True
-        ready = len(self._ready)
-        if ready < self._least and not (self._has_ended and ready):
+        if not self._may_take():
             return None
-        self._is_awaited = False
         first, value = self._ready.popleft()
         items = [value]
         while len(items) < self._chunksize and self._ready:
             if self._ready[0][0] != first + len(items):
                 break  # what lies between them has failed before
             items.append(self._ready.popleft()[1])
+        self._sent += len(items)
         return Chunk(self.function, items, ONE, first, self.shelf, self, self._timeout)
+
+    @property
+    def _is_idle(self) -> bool:
+        return self.shelf.ended == self._sent + self._passed
 
     def cut(self, reason: BaseException) -> None:
         """Tell that the rest will not be called."""
-        self._end(Outcome(error=reason))
+        self._end(Broken(error=reason))
         while self._ready:
             number, _ = self._ready.popleft()
             self.shelf.put(number, [Outcome(error=reason)])
 
     def _read_some(self, most: int) -> bool:
         for _ in range(most):
-            try:
-                outcome = next(self._iterator)
-            except StopIteration:
+            outcome = next(self._iterator, None)
+            if outcome is None or self._has_ended:
                 return False
-            if self._has_ended:
-                return False
+            if type(outcome) is Broken:
+                raise outcome.error  # type: ignore[misc]  # it has one
             number = self._read
             self._read += 1
             if outcome.error is not None:
+                self._passed += 1
                 self.shelf.put(number, [outcome])
                 continue
             self._ready.append((number, self._frozen(outcome.value)))
-            if self._is_awaited and len(self._ready) >= self._least:
-                self._is_awaited = False
-                self._wake()
+            self._tell()
         return True
 
 
-def _taken(relay: Relay) -> Iterator[Outcome]:
-    while (outcome := relay.next()) is not None:
-        given = [outcome]  # nothing here may hold it while it is used
-        del outcome
-        yield given.pop()
+class _Taken(Iterator[Outcome]):
+    """What a stage gives; for any number of threads."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+
+    def __next__(self) -> Outcome:
+        outcome = self._relay.next()
+        if outcome is None:
+            raise StopIteration
+        return outcome
+
+
+def _outcomes_of(items: Iterator[Any]) -> Iterator[Outcome]:
+    """Yield items, and at last the error with which they end."""
+    try:
+        for item in items:
+            given = [Outcome(item)]  # nothing here may hold it while it is used
+            del item
+            yield given.pop()
+    except GeneratorExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is for who takes the values
+        yield Broken(error=error)
 
 
 def _batched(outcomes: Iterator[Outcome], size: int) -> Iterator[Outcome]:
     """Yield lists of values; what has failed passes by at once."""
     batch: list[Any] = []
+    broken: Outcome | None = None
     for outcome in outcomes:
-        if outcome.error is not None:
+        if type(outcome) is Broken:
+            broken = outcome
+        elif outcome.error is not None:
             yield outcome
-            continue
-        batch.append(outcome.value)
+        else:
+            batch.append(outcome.value)
         if len(batch) == size:
             yield Outcome(batch)
             batch = []
     if batch:
         yield Outcome(batch)
+    if broken is not None:
+        yield broken
 
 
 def _dispatcher(stage: Stage) -> Dispatcher:
     if stage.pool == "threads":
         threads = ThreadPool(stage.workers or cpu_count() + MORE_THREADS, label="stage thread")
         return Dispatcher(threads, "flowpar feeds a stage")
+    if stage.pool == "async":
+        return Dispatcher(CoroutinePool(stage.workers or COROUTINES), "flowpar feeds a stage")
     pool = shared.process_pool(stage.workers, "forkserver")
     return Dispatcher(pool, "flowpar feeds a stage", owns_pool=False)
 

@@ -44,13 +44,18 @@ class CoroutineTicket(Ticket):
 
 
 class CoroutinePool:
-    """An event loop in a daemon thread, started on first use."""
+    """An event loop in a daemon thread, started on first use.
+
+    Parameters
+    ----------
+    width
+        How many coroutines its user has running at the same time.
+    """
 
     name = "async"
-    width = MOST
-    slots = MOST
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = MOST) -> None:
+        self.width = self.slots = width
         self.closed = False
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
