@@ -81,8 +81,6 @@ def dumps(value: object, buffer_callback: BufferCallback | None = None) -> bytes
     import cloudpickle  # noqa: PLC0415 - slow to import, and a serial run needs none of it
 
     _let_main_travel(cloudpickle.register_pickle_by_value)
-    if not references:
-        return cloudpickle.dumps(value, protocol=5, buffer_callback=buffer_callback)  # type: ignore[no-any-return]
     with io.BytesIO() as buffer:
         _thorough_pickler()(buffer, protocol=5, buffer_callback=buffer_callback).dump(value)
         return buffer.getvalue()
@@ -95,9 +93,28 @@ def _thorough_pickler() -> Any:
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, value: object) -> Any:
-            return _reference(value) or super().reducer_override(value)
+            return _named(value) or super().reducer_override(value)
 
     return Pickler
+
+
+def _named(value: object) -> tuple[object, ...] | None:
+    """Return what a value travels as that is not sent itself, but found again where it arrives."""
+    if type(value).__module__ == _MANAGERS:
+        return _with_key(value)
+    return _reference(value) if references else None
+
+
+_MANAGERS: Final = "multiprocessing.managers"
+
+
+def _with_key(value: Any) -> tuple[object, ...] | None:
+    """Return a proxy with the key of its manager, which multiprocessing's own children inherit."""
+    if _promise.is_for_good or not hasattr(value, "_authkey"):
+        return None
+    rebuild, (kind, token, serializer, options) = value.__reduce__()
+    options = {**options, "authkey": bytes(value._authkey)}
+    return rebuild, (kind, token, serializer, options)
 
 
 def _reference(value: object) -> tuple[object, ...] | None:
@@ -168,6 +185,8 @@ class _FastPickler(pickle.Pickler):
             package = (value.__module__ or "").partition(".")[0]
             if package not in _FOUND_BY_NAME:
                 raise _ByNameRefused
+        if kind.__module__ == _MANAGERS and kind is not value:
+            return _with_key(value) or NotImplemented
         return NotImplemented
 
 

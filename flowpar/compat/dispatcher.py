@@ -205,10 +205,7 @@ class Dispatcher:
         PoolError
             If it was closed.
         """
-        if os.getpid() != self._owner:
-            raise PoolError(
-                "this pool belongs to the process that this one was forked from; make one here"
-            )
+        check_owner(self._owner)
         with self._lock:
             if self._is_closed:
                 raise PoolError("the pool is closed")
@@ -481,6 +478,14 @@ class Dispatcher:
             outcomes = [Outcome(error=reason)] * len(chunk.items)
             _guarded(functools.partial(chunk.sink.put, chunk.first, outcomes))
         self._again.clear()
+
+
+def check_owner(pid: int) -> None:
+    """Raise PoolError in a process that was forked from that one: nobody feeds a pool here."""
+    if os.getpid() != pid:
+        raise PoolError(
+            "this pool belongs to the process that this one was forked from; make one here"
+        )
 
 
 def _guarded(call: Callable[[], object]) -> None:

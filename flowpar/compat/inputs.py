@@ -5,11 +5,12 @@ from __future__ import annotations
 import collections
 import contextvars
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from flowpar.compat.dispatcher import Broken, Chunk, Dispatcher, Outcome, Sink
+from flowpar.compat.dispatcher import Broken, Chunk, Dispatcher, Outcome, Sink, check_owner
 from flowpar.compat.lending import Lender
 from flowpar.pools.items import FULL, ONE
 from flowpar.task import Function
@@ -109,6 +110,7 @@ class Shelf:
         self._total = math.inf
         self._last: Outcome | None = None
         self._is_dropped = False
+        self._owner = os.getpid()
         self.ended = 0
         """How many calls have ended."""
         self._there: dict[int, Outcome] = {}
@@ -176,6 +178,9 @@ class Shelf:
             return found
 
     def _wait(self, timeout: float | None) -> None:
+        if self._taken >= self._total or self._has_next():
+            return
+        check_owner(self._owner)
         is_there = self._changed.wait_for(
             lambda: self._taken >= self._total or self._has_next(), timeout
         )

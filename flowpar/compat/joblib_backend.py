@@ -37,6 +37,22 @@ def register_joblib() -> None:
     joblib.register_parallel_backend("flowpar", _backend())
 
 
+class _Registered:
+    """Calls of joblib's for a worker, where what they call may name flowpar's processes too."""
+
+    def __init__(self, calls: Callable[[], Any]) -> None:
+        self.calls = calls
+
+    def __call__(self) -> Any:
+        _register_once()
+        return self.calls()
+
+
+@functools.cache
+def _register_once() -> None:
+    register_joblib()
+
+
 @functools.cache
 def _backend() -> type:
     from joblib._parallel_backends import (  # noqa: PLC0415 - as above
@@ -63,7 +79,7 @@ def _backend() -> type:
         def submit(
             self, func: Callable[[], Any], callback: Callable[[Future[Any]], Any] | None = None
         ) -> Future[Any]:
-            future = self._executor.submit(func)
+            future = self._executor.submit(_Registered(func))
             if callback is not None:
                 future.add_done_callback(callback)
             return future

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import numbers
 import operator
 import sys
 import time
@@ -286,10 +287,10 @@ def _is_plain(function: Function) -> bool:
     policy = function.policy
     if policy is DEFAULT_POLICY:  # to compare them takes longer than all the rest
         return True
-    if policy.pool or policy.limit or policy.priority:
+    if policy.pool or policy.limit or policy.priority or policy.memory:
         raise OptionError(
-            f"{function.name}: Parallel makes plain calls, and its policy says pool=, limit= or "
-            "priority=: use compute"
+            f"{function.name}: Parallel makes plain calls, and its policy says pool=, limit=, "
+            "priority= or memory=: use compute"
         )
     plain = replace(policy, timeout=None, name=DEFAULT_POLICY.name, nout=DEFAULT_POLICY.nout)
     return plain == DEFAULT_POLICY
@@ -300,7 +301,7 @@ def _computed(task: Any) -> Any:
     return task.compute(scheduler="sync", progress=False)
 
 
-def effective_n_jobs(n_jobs: int) -> int:
+def effective_n_jobs(n_jobs: Any) -> int:
     """Return how many workers a number stands for; negative ones count from all CPUs down.
 
     Raises
@@ -313,11 +314,12 @@ def effective_n_jobs(n_jobs: int) -> int:
     >>> effective_n_jobs(3)
     3
     """
-    if isinstance(n_jobs, bool) or not isinstance(n_jobs, int):
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, numbers.Integral):
         raise OptionError(f"n_jobs takes a whole number, and not {n_jobs!r}")
-    if n_jobs == 0:
+    number = int(n_jobs)
+    if number == 0:
         raise ValueError("n_jobs == 0 in Parallel has no meaning")
-    return n_jobs if n_jobs > 0 else max(1, cpu_count() + 1 + n_jobs)
+    return number if number > 0 else max(1, cpu_count() + 1 + number)
 
 
 def _kind(backend: str | None, prefer: str | None, require: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -411,15 +412,15 @@ def _checked_initializer(
 def _checked_life(calls: Any) -> int | None:
     if calls is None:
         return None
-    if isinstance(calls, bool) or not isinstance(calls, int) or calls < 1:
+    if isinstance(calls, bool) or not isinstance(calls, numbers.Integral) or calls < 1:
         raise ValueError("maxtasksperchild must be a positive int or None")
-    return calls
+    return int(calls)
 
 
 def _checked_chunksize(chunksize: Any) -> int:
-    if isinstance(chunksize, bool) or not isinstance(chunksize, int) or chunksize < 1:
+    if isinstance(chunksize, bool) or not isinstance(chunksize, numbers.Integral) or chunksize < 1:
         raise ValueError(f"Chunksize must be 1+, not {chunksize!r}")
-    return chunksize
+    return int(chunksize)
 
 
 def _start_method(context: Any) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from flowpar.compat.dispatcher import Outcome, report_callback
+from flowpar.compat.dispatcher import Outcome, check_owner, report_callback
 from flowpar.compat.inputs import Inputs
 from flowpar.errors import NotPicklable, add_note
 
@@ -63,6 +64,7 @@ class AsyncResult:
         self._callback = callback
         self._error_callback = error_callback
         self._event = threading.Event()
+        self._owner = os.getpid()
         self._value: Any = None
         self._error: BaseException | None = None
 
@@ -84,7 +86,9 @@ class AsyncResult:
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until it has ended, or for so many seconds."""
-        self._event.wait(timeout)
+        if not self._event.is_set():
+            check_owner(self._owner)
+            self._event.wait(timeout)
 
     def get(self, timeout: float | None = None) -> Any:
         """Return the value, once it is there.

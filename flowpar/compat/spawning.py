@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import atexit
 import functools
+import os
 import sys
 import threading
+import traceback
+import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
 from flowpar.compat.results import time_over
-from flowpar.errors import add_note
+from flowpar.errors import Cancelled, PoolError, add_note
+from flowpar.pools.coroutines import Awaited
+from flowpar.pools.ticket import announce
 from flowpar.pools.transport import prepare_module
+from flowpar.task import TASK_TYPES, gives_coroutine
 
 _LOOK_SECONDS: Final = 0.005
 """Between two looks whether the process is there, for who wants to know its id."""
@@ -20,10 +26,14 @@ _LOOK_SECONDS: Final = 0.005
 def spawn(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Spawned:
     """Call a function in a new process, and return a handle of it at once.
 
+    The process ends when the function has returned, and the threads that it has started and that
+    are no daemons have ended. If it raises and nobody asks, that is told.
+
     Parameters
     ----------
     func
-        Any function, a lambda too.
+        Any function, a lambda too, or a coroutine function. A delayed call that it returns is
+        computed there.
     *args, **kwargs
         With what it is called.
 
@@ -56,21 +66,27 @@ class Spawned:
 
         prepare_module(getattr(func, "__module__", None) or "__main__")
         self._name = getattr(func, "__name__", type(func).__name__)
+        self._owner = os.getpid()
+        self._is_asked = False
         self._ended = threading.Event()
         self._value: Any = None
         self._error: BaseException | None = None
         self._pid: int | None = None
-        self._pool = ProcessPool(1)
-        _running.add(self)
+        self._pool = ProcessPool(1, is_single=True)
+        _running.add(self)  # first: it may end at once
         _wait_at_exit()
-        self._ticket = self._pool.apply_async(
-            func, args, kwargs, callback=self._succeed, error_callback=self._fail
-        )
+        try:
+            self._ticket = self._pool.apply_async(
+                _Alone(func), args, kwargs, callback=self._succeed, error_callback=self._fail
+            )
+        except BaseException:
+            self._settle()
+            raise
 
     @property
     def pid(self) -> int | None:
         """The id of its process; None: it ended before anybody asked, or could not be started."""
-        while self._pid is None and not self._ended.wait(_LOOK_SECONDS):
+        while self._pid is None and not self._wait(_LOOK_SECONDS):
             self._pid = next(iter(self._pool.pids()), None)
         return self._pid
 
@@ -84,7 +100,7 @@ class Spawned:
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until it has ended, or for so many seconds."""
-        self._ended.wait(timeout)
+        self._wait(timeout)
 
     def result(self, timeout: float | None = None) -> Any:
         """Return what the function returned, once it has.
@@ -113,13 +129,22 @@ class Spawned:
         TimeoutError
             If it has not after so many seconds; it goes on.
         """
-        if not self._ended.wait(timeout):
+        if not self._wait(timeout):
             raise time_over(timeout or 0.0)
+        self._is_asked = True
         return self._error
 
     def kill(self) -> None:
         """End the process now."""
         self._pool.cancel(self._ticket)
+
+    def _wait(self, timeout: float | None) -> bool:
+        if os.getpid() != self._owner and not self.done():
+            raise PoolError(
+                f"{self._name} was spawned by the process that this one was forked from, which "
+                "alone hears of it"
+            )
+        return self._ended.wait(timeout)
 
     def _succeed(self, value: Any) -> None:
         self._value = value
@@ -128,6 +153,8 @@ class Spawned:
     def _fail(self, error: BaseException) -> None:
         add_note(error, f"flowpar: {self._name}, in a process of its own")
         self._error = error
+        if not isinstance(error, Cancelled):
+            _failed.add(self)
         self._settle()
 
     def _settle(self) -> None:
@@ -139,8 +166,47 @@ class Spawned:
         state = "running" if self.is_alive() else "failed" if self._error else "done"
         return f"<Spawned {self._name}, {state}>"
 
+    def tell(self) -> None:
+        """Tell of an error that nobody has asked for."""
+        error = self._error
+        if error is None or self._is_asked or os.getpid() != self._owner:
+            return
+        self._is_asked = True
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        announce(f"{self._name} failed in a process of its own, and nobody asked:\n{text}")
+
+    def __del__(self) -> None:
+        if not isinstance(self._error, Cancelled):
+            self.tell()
+
+
+class _Alone:
+    """A function that is all that its process does."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        before = set(threading.enumerate())
+        function = self.function
+        try:
+            value = (Awaited(function) if gives_coroutine(function) else function)(*args, **kwargs)
+            if type(value) in TASK_TYPES:
+                value = value.compute(scheduler="sync", progress=False)
+            return value
+        finally:
+            for thread in set(threading.enumerate()) - before:
+                if not thread.daemon:
+                    thread.join()
+
 
 _running: Final[set[Spawned]] = set()
+
+_failed: Final[weakref.WeakSet[Spawned]] = weakref.WeakSet()
+"""Of whose errors nobody may have asked."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_running.clear)
 
 
 @functools.cache
@@ -155,3 +221,5 @@ def _join_all() -> None:
         if getattr(sys, "last_type", None) is KeyboardInterrupt:
             each.kill()
         each.join()
+    for each in list(_failed):
+        each.tell()

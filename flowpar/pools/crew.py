@@ -41,8 +41,6 @@ MOST_FAILED_BIRTHS: Final = 5
 IDLE_SECONDS: Final = 0.02
 """How long a worker is idle until another gives back what it has not begun. Batches are shorter,
 but for those whose calls take longer than calls used to."""
-MOST_MISSES: Final = 10
-"""Workers that die before they begin a batch, after which it is charged with that."""
 
 
 class Crew:
@@ -420,7 +418,9 @@ class Crew:
         tickets = worker.recall()
         if tickets and not worker.sent:
             tickets[0].misses += 1
-            if tickets[0].misses >= MOST_MISSES:  # perhaps it is too large for any worker
+            if (
+                tickets[0].misses >= self._settings.most_misses
+            ):  # perhaps it is too large for any worker
                 worker.sent[0] = tickets.pop(0)
         self._requeue(tickets)
 

@@ -25,6 +25,9 @@ from flowpar.pools.surroundings import Context
 _FAREWELL_SECONDS: Final = 2.0
 
 
+MOST_MISSES: Final = 10
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How the workers of a pool are to be."""
@@ -47,6 +50,8 @@ class Settings:
     """Whether each is bound to one CPU."""
     shares_globals: bool = False
     """Whether functions of ``__main__`` share what they set there."""
+    most_misses: int = MOST_MISSES
+    """Workers that die before they begin a batch, after which it is charged with that."""
 
 
 class Notice(NamedTuple):

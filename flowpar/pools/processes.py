@@ -20,7 +20,7 @@ from flowpar.policy import (
 )
 from flowpar.pools import usage
 from flowpar.pools.base import Callback
-from flowpar.pools.nursery import Settings
+from flowpar.pools.nursery import MOST_MISSES, Settings
 from flowpar.pools.parcel import Packer, one_call
 from flowpar.pools.resources import cpu_count
 from flowpar.pools.retiring import Retired
@@ -69,6 +69,8 @@ class ProcessPool:
     shares_globals
         Whether functions of ``__main__`` share what they set there, the initializer too, as those
         of other modules do; else each has globals of its own, as the parent has them.
+    is_single
+        Whether a call ends with its worker even before it has begun; else another has it then.
 
     Attributes
     ----------
@@ -106,6 +108,7 @@ class ProcessPool:
         nice: int = 0,
         pin: bool = False,
         shares_globals: bool = False,
+        is_single: bool = False,
     ) -> None:
         if os.name != "posix":
             raise PoolError('process pools need a POSIX system; use scheduler="threads"')
@@ -123,6 +126,7 @@ class ProcessPool:
             nice=check_nice("nice", nice),
             pin=_checked_pin(pin),
             shares_globals=shares_globals,
+            most_misses=1 if is_single else MOST_MISSES,
         )
         self.max_tasks_per_worker = settings.max_tasks_per_worker
         self._packer = Packer()

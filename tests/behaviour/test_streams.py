@@ -1,12 +1,15 @@
-"""Streams through several stages, and `spawn`: any number of items in constant memory."""
+"""Streams, of one stage or several: any number of items in constant memory."""
 
+import asyncio
 import gc
 import itertools
 import os
+import queue
 import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -62,6 +65,79 @@ class TestImap:
         expected = [0, "ValueError", 2, "ValueError", *range(4, 50)]
         assert outcomes(flowpar.imap(fails_at(1, 3), range(50), pool=pool)) == expected
 
+    @POOLS
+    def test_coroutines_are_awaited(self, pool):
+        async def later(n):
+            await asyncio.sleep(0)
+            return -n
+
+        assert list(flowpar.imap(later, range(300), pool=pool)) == [-n for n in range(300)]
+        found = flowpar.imap_unordered(later, range(50), pool=pool, workers=2, timeout=60)
+        assert sorted(found) == [-n for n in range(49, -1, -1)]
+
+    def test_many_coroutines_wait_at_once(self):
+        waiting, all_there = [], asyncio.Event()
+
+        async def all_at_once(n):
+            waiting.append(n)
+            if len(waiting) == 20:
+                all_there.set()
+            await all_there.wait()
+            return n
+
+        assert list(flowpar.imap(all_at_once, range(20), pool="threads")) == list(range(20))
+        with pytest.raises(flowpar.OptionError, match="chunksize"):
+            flowpar.imap(all_at_once, [], pool="threads", chunksize=3)
+
+    @POOLS
+    def test_chunks_wait_for_nothing_that_comes_of_their_values(self, pool):
+        fed = queue.SimpleQueue()
+        fed.put(1)
+        values = flowpar.imap(square, iter(fed.get, None), pool=pool, chunksize=3)
+        for n in range(2, 6):
+            assert next(values) == (n - 1) ** 2
+            fed.put(n)
+        fed.put(None)
+        assert list(values) == [25]
+
+    @POOLS
+    def test_two_threads_share_what_there_is(self, pool):
+        values = flowpar.imap(square, range(2_000), pool=pool)
+        with ThreadPoolExecutor(2) as executor:
+            found = [executor.submit(list, values) for _ in range(2)]
+        shares = [each.result() for each in found]
+        assert sorted(itertools.chain(*shares)) == [n * n for n in range(2_000)]
+
+    @POOLS
+    def test_who_waits_is_told_when_another_closes_it(self, pool):
+        never = threading.Event()
+        values = flowpar.imap(square, iter(never.wait, None), pool=pool)
+        with ThreadPoolExecutor(1) as executor:
+            waiting = executor.submit(next, values, "closed")
+            values.close()
+            assert waiting.result(60) == "closed"
+        assert list(values) == []
+        never.set()
+
+    def test_a_forked_process_does_not_wait_for_it(self, run_script):
+        done = run_script("""
+import flowpar, os
+values = flowpar.imap(abs, range(1000))
+made = flowpar.spawn(abs, -1)
+next(values)
+pid = os.fork()
+if not pid:
+    for what in (lambda: list(values), lambda: flowpar.spawn(abs, -7).result()):
+        try:
+            print(what(), flush=True)
+        except flowpar.PoolError as error:
+            print("refused", "forked" in str(error), flush=True)
+    raise SystemExit  # its end waits for nothing of the parent's
+os.waitpid(pid, 0)
+print(len(list(values)), made.result())
+""")
+        assert done.stdout.split("\n")[:3] == ["refused True", "7", "999 1"]
+
     def test_a_timeout_is_of_each_call(self):
         import time
 
@@ -108,6 +184,47 @@ class TestStream:
 
         found = outcomes(iter(flowpar.stream(source()).map(square).map(abs)))
         assert found == [0, 1, 4, 9, 16, "RuntimeError"]
+
+    @pytest.mark.parametrize("errors", ["raise", "skip", "return"])
+    @pytest.mark.parametrize("ordered", [True, False])
+    @pytest.mark.parametrize("stages", range(3))
+    def test_what_the_source_raises_comes_last_whatever_is_said_of_errors(
+        self, errors, ordered, stages
+    ):
+        def source():
+            yield from range(5)
+            raise RuntimeError("no more")
+
+        found = flowpar.stream(source(), errors=errors).batch(2)
+        for _ in range(stages):
+            found = found.map(sorted, ordered=ordered, pool="processes")
+        *values, last = outcomes(iter(found))
+        assert sorted(values) == [[0, 1], [2, 3], [4]]
+        assert last == "RuntimeError"
+
+    @POOLS
+    @pytest.mark.parametrize("window", [4, None])
+    def test_what_fails_before_a_stage_does_not_keep_its_chunks_from_being_sent(self, pool, window):
+        def only_tens(n):
+            if n % 10:
+                raise ValueError
+            return n
+
+        found = flowpar.stream(range(500), errors="skip").map(only_tens)
+        found = found.map(square, pool=pool, chunksize=4, window=window)
+        assert list(found) == [n * n for n in range(0, 500, 10)]
+
+    def test_streams_that_were_left_leave_no_threads(self):
+        def mine():
+            return [each for each in threading.enumerate() if each.name == "flowpar reads"]
+
+        for _ in range(5):
+            left = iter(flowpar.stream(itertools.count()).map(abs).batch(2).map(sum))
+            next(left)
+            left.close()
+        for each in mine():
+            each.join(60)
+        assert mine() == []
 
     def test_a_batch_holds_what_did_not_fail(self):
         found = flowpar.stream(range(7), errors="skip").map(fails_at(2)).batch(3)
@@ -214,66 +331,17 @@ print((resident() - early) / 1e6)
         )
         assert float(done.stdout) < 20, done.stderr
 
-
-class TestSpawn:
-    def test_its_value_is_not_lost(self):
-        offset = 3
-        made = flowpar.spawn(lambda n, *, more: (n + offset + more, os.getpid()), 4, more=1)
-        value, pid = made.result(60)
-        assert value == 8
-        assert pid not in {os.getpid(), None}
-        assert made.exception() is None
-        assert made.done()
-        assert not made.is_alive()
-
-    def test_errors_deaths_and_kills(self):
-        with pytest.raises(ZeroDivisionError):
-            flowpar.spawn(divmod, 1, 0).result(60)
-        assert isinstance(flowpar.spawn(os._exit, 3).exception(60), flowpar.WorkerDied)
-        gate = flowpar.spawn(signal.pause)
-        pid = gate.pid
-        os.kill(pid, 0)
-        with pytest.raises(TimeoutError):
-            gate.result(timeout=0.01)
-        assert gate.is_alive()
-        gate.kill()
-        with pytest.raises(flowpar.Cancelled):
-            gate.result(60)
-        gate.join()
-
-    def test_several_run_at_once(self):
-        made = [flowpar.spawn(square, n) for n in range(4)]
-        assert [each.result(60) for each in made] == [0, 1, 4, 9]
-
-    def test_a_program_waits_for_those_that_run(self, tmp_path):
+    def test_large_items_go_when_they_were_called(self):
         script = """
-import flowpar, sys, time
-def touch(path):
-    time.sleep(0.3)
-    open(path, "w").close()
-flowpar.spawn(touch, sys.argv[1])
+import flowpar, gc
+gc.disable()  # nothing may depend on it
+most = 0
+for size in flowpar.imap(len, (bytearray(20_000_000) for _ in range(40)), window=4):
+    assert size == 20_000_000
+with open("/proc/self/status") as file:
+    print([int(line.split()[1]) / 1e3 for line in file if line.startswith("VmHWM")][0])
 """
-        path = tmp_path / "touched"
-        subprocess.run([sys.executable, "-c", script, str(path)], check=True, timeout=60)
-        assert path.exists()
-
-    def test_ctrl_c_ends_them(self):
-        script = """
-import flowpar, time
-made = flowpar.spawn(time.sleep, 100)
-print(made.pid, flush=True)
-made.result()
-"""
-        with subprocess.Popen(
-            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        ) as child:
-            pid = int(child.stdout.readline())
-            child.send_signal(signal.SIGINT)
-            assert child.wait(30) != 0
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
-
-    def test_what_cannot_be_called_or_sent(self):
-        with pytest.raises(TypeError):
-            flowpar.spawn(3)
-        assert isinstance(flowpar.spawn(abs, threading.Lock()).exception(60), flowpar.NotPicklable)
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=110
+        )
+        assert float(done.stdout) < 500, done.stderr  # all together are 800 MB
