@@ -317,3 +317,38 @@ class TestJoblibBackend:
                 search.fit(data, classes)
             found[backend] = (search.best_params_, search.best_score_)
         assert found["flowpar"] == found["sequential"]
+
+
+@pytest.mark.parametrize("return_as", ["generator", "generator_unordered"])
+def test_a_generator_that_has_ended_stays_so(return_as):
+    failing = Parallel(n_jobs=2, return_as=return_as)(delayed(divmod)(1, n) for n in (1, 0, 1))
+    with pytest.raises(ZeroDivisionError):
+        list(failing)
+    assert list(failing) == []
+    left = Parallel(n_jobs=2, return_as=return_as)(delayed(abs)(n) for n in range(1_000))
+    next(left)
+    left.close()
+    assert list(left) == []
+
+
+def test_what_plain_calls_cannot_do_is_refused():
+    for policy in ({"memory": "1 GB"}, {"limit": "disk"}, {"priority": 1}, {"pool": "threads"}):
+        with pytest.raises(flowpar.OptionError, match="use compute"):
+            Parallel(n_jobs=2)(delayed(abs, **policy)(n) for n in range(3))
+
+
+def test_n_jobs_may_be_numpys():
+    np = pytest.importorskip("numpy")
+    assert Parallel(n_jobs=np.int64(2))(delayed(abs)(n) for n in range(3)) == [0, 1, 2]
+
+
+def in_a_worker(n):
+    with joblib.parallel_config(backend="flowpar", n_jobs=2):
+        return joblib.Parallel()(joblib.delayed(square)(k) for k in range(n))
+
+
+def test_our_name_is_known_in_joblibs_calls_too():
+    flowpar.register_joblib()
+    with joblib.parallel_config(backend="flowpar", n_jobs=2):
+        found = joblib.Parallel()(joblib.delayed(in_a_worker)(n) for n in range(4))
+    assert found == [[k * k for k in range(n)] for n in range(4)]

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 import weakref
 
 import pytest
 
 import flowpar
+from flowpar import delayed
 from flowpar.errors import FlowparWarning
 
 KINDS = {"processes": flowpar.Pool, "threads": flowpar.ThreadPool}
@@ -441,6 +443,7 @@ print(left, len(os.listdir("/proc/self/fd")))
     def test_a_pool_that_is_never_closed_warns_and_ends(self):
         script = """
 import flowpar
+from flowpar import delayed
 pool = flowpar.Pool(2)
 print(pool.map(abs, [-1]))
 """
@@ -582,6 +585,7 @@ def test_a_call_that_raises_stop_iteration_does_not_end_the_loop_unseen(pool):
 
 GLOBALS = """
 import flowpar
+from flowpar import delayed
 STATE, CACHE, model = 100, {}, None
 
 def begin(state):
@@ -639,3 +643,48 @@ def test_functions_of_main_share_the_globals_that_they_set(tmp_path, where):
     ]
     assert done.stderr == ""
     assert done.stdout.splitlines() == expected * 2
+
+
+def use_all(things, number):
+    queue, mapping, names, space, lock = things
+    with lock:
+        queue.put(number)
+        mapping[number] = number * number
+        names.append(number)
+        space.last = number
+
+
+def test_things_of_multiprocessings_manager_travel():
+    with flowpar.Pool(2) as pool, multiprocessing.Manager() as manager:
+        pool.map(abs, [1])  # the workers are there before the manager is
+        names = "Queue", "dict", "list", "Namespace", "Lock"
+        things = tuple(getattr(manager, name)() for name in names)
+        pool.starmap(use_all, [(things, number) for number in range(4)])
+        list(pool.imap(lambda number: use_all(things, number), range(4, 6)))
+        flowpar.spawn(use_all, things, 6).result(60)
+        delayed(use_all)(things, 7).compute(scheduler="processes")
+        queue, mapping, names, space, _ = things
+        assert sorted(queue.get() for _ in range(8)) == list(range(8))
+        assert mapping.copy() == {number: number * number for number in range(8)}
+        assert sorted(names) == list(range(8))
+        assert space.last == 7
+
+
+def test_they_are_not_kept_in_a_cache(tmp_path):
+    with multiprocessing.Manager() as manager:
+        made = delayed(lambda thing: [thing])(manager.list())
+        cache = flowpar.Cache(tmp_path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", flowpar.FlowparWarning)
+            made.compute(cache=cache, scheduler="sync")
+        key = manager.list()._authkey
+        assert not any(
+            bytes(key) in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()
+        )
+
+
+def test_the_integers_of_numpy_are_numbers():
+    np = pytest.importorskip("numpy")
+    with flowpar.Pool(np.int64(2), maxtasksperchild=np.int32(5)) as pool:
+        assert pool.map(abs, range(10), chunksize=np.int64(3)) == list(range(10))
+        assert list(pool.imap(abs, range(10), np.uint8(3))) == list(range(10))
