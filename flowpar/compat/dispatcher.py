@@ -18,6 +18,7 @@ import contextvars
 import functools
 import os
 import queue
+import sys
 import threading
 import types
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -25,8 +26,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from flowpar.compat.lending import Lender
-from flowpar.errors import Cancelled, NotPicklable, PoolError, TaskError, WorkerDied, add_note
+from flowpar.errors import (
+    Cancelled,
+    NotPicklable,
+    OptionError,
+    PoolError,
+    TaskError,
+    WorkerDied,
+    add_note,
+)
 from flowpar.notes import describe_call
+from flowpar.policy import DEFAULT_POLICY
 from flowpar.pools.failures import text_of
 from flowpar.pools.items import Items, arguments_of
 from flowpar.pools.ticket import announce
@@ -177,6 +187,7 @@ class Dispatcher:
         self._again: collections.deque[Chunk] = collections.deque()
         self._flights: dict[_Flight, None] = {}
         self._functions: dict[int, Function] = {}
+        self._awaited: dict[int, Callable[..., Any]] = {}
         self._lender = Lender()
         self._is_quick = False
         self._lock = threading.Lock()
@@ -187,7 +198,14 @@ class Dispatcher:
     # ------------------------------------------------------------------ from any thread
 
     def function(self, call: Callable[..., Any]) -> Function:
-        """Return a function by which like calls are known; what it captures is looked at anew."""
+        """Return a function by which like calls are known; what it captures is looked at anew.
+
+        Raises
+        ------
+        OptionError
+            If it is delayed, under a policy that plain calls do not have.
+        """
+        call = undelayed(call)
         known = self._functions.get(id(call))
         if known is None or known.call is not call:
             if len(self._functions) >= MOST_KNOWN:
@@ -307,6 +325,7 @@ class Dispatcher:
     def _let_go(self) -> None:
         """Keep nothing of the user's while there is nothing to do, but for plain functions."""
         self._lender.forget()
+        self._awaited.clear()
         kept = [key for key, known in self._functions.items() if not _is_plain(known.call)]
         for key in kept:
             function = self._functions.pop(key)
@@ -360,12 +379,22 @@ class Dispatcher:
         if self.pool.name == "processes":
             prepare_module(getattr(call, "__module__", None) or "__main__")
             call = function.as_sent()
+        if function.is_coroutine and self.pool.name != "async":
+            call = self._awaited.get(function.number) or self._await(function.number, call)
+        if self.pool.name == "processes":
             calls, inputs = self._lender.lend(calls, chunk.moment) or (calls, inputs)
         wanted = range(len(chunk.items))
         batch = Batch(calls, {function.number: call}, inputs, wanted, timeout=chunk.timeout)
         if self._is_quick:
             batch.room = DEEP
         return batch
+
+    def _await(self, number: int, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a coroutine function as an ordinary one, the same in each message."""
+        from flowpar.pools.coroutines import Awaited  # noqa: PLC0415 - brings asyncio
+
+        self._awaited[number] = awaited = Awaited(call)
+        return awaited
 
     @property
     def _room(self) -> int:
@@ -478,6 +507,32 @@ class Dispatcher:
             outcomes = [Outcome(error=reason)] * len(chunk.items)
             _guarded(functools.partial(chunk.sink.put, chunk.first, outcomes))
         self._again.clear()
+
+
+def undelayed(call: Any) -> Any:
+    """Return the function that a delayed one makes calls of; any other as it is.
+
+    Raises
+    ------
+    OptionError
+        If it is under a policy that plain calls do not have.
+
+    Examples
+    --------
+    >>> import flowpar
+    >>> undelayed(flowpar.delayed(abs))
+    <built-in function abs>
+    """
+    dsl = sys.modules.get("flowpar.dsl")  # without which there is none
+    if dsl is None or not isinstance(call, dsl.DelayedFunction):
+        return call
+    function = call._function
+    if function.policy != DEFAULT_POLICY or function.after:
+        raise OptionError(
+            f"{function.name} is delayed, and its policy is not that of plain calls: make a graph "
+            "of its calls and compute that, or give the plain function"
+        )
+    return function.call
 
 
 def check_owner(pid: int) -> None:

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from flowpar.compat.results import time_over
 from flowpar.errors import Cancelled, PoolError, add_note
-from flowpar.pools.coroutines import Awaited
 from flowpar.pools.ticket import announce
 from flowpar.pools.transport import prepare_module
 from flowpar.task import TASK_TYPES, gives_coroutine
@@ -188,9 +187,8 @@ class _Alone:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         before = set(threading.enumerate())
-        function = self.function
         try:
-            value = (Awaited(function) if gives_coroutine(function) else function)(*args, **kwargs)
+            value = _plain(self.function)(*args, **kwargs)
             if type(value) in TASK_TYPES:
                 value = value.compute(scheduler="sync", progress=False)
             return value
@@ -198,6 +196,15 @@ class _Alone:
             for thread in set(threading.enumerate()) - before:
                 if not thread.daemon:
                     thread.join()
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a coroutine function as an ordinary one."""
+    if not gives_coroutine(function):
+        return function
+    from flowpar.pools.coroutines import Awaited  # noqa: PLC0415 - brings asyncio
+
+    return Awaited(function)
 
 
 _running: Final[set[Spawned]] = set()

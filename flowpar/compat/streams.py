@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from flowpar.compat.dispatcher import Broken, Chunk, Dispatcher, Outcome
+from flowpar.compat.dispatcher import Broken, Chunk, Dispatcher, Outcome, undelayed
 from flowpar.compat.inputs import Inputs, make_shelf
 from flowpar.compat.results import for_loops
-from flowpar.errors import OptionError
+from flowpar.errors import NotPicklable, OptionError, PoolError
 from flowpar.policy import check_bool, check_choice, check_count, check_number
 from flowpar.pools import shared, worker
-from flowpar.pools.coroutines import Awaited, CoroutinePool
 from flowpar.pools.items import ONE
 from flowpar.pools.resources import cpu_count
 from flowpar.pools.threads import ThreadPool
@@ -135,8 +134,8 @@ def stream(source: Iterable[Any], *, errors: str = "raise", progress: bool = Fal
         The items, any number of them.
     errors
         What becomes of items that fail: "raise" their error in their place (the next call of
-        `next` goes on); "skip" them; "return" the error in place of the value. What the source
-        itself raises is raised at the end in any case.
+        `next` goes on); "skip" them; "return" the error in place of the value. What no item is
+        to blame for is raised in any case, such as what the source raises, which comes last.
     progress
         Whether a bar shows how many values were taken.
 
@@ -213,9 +212,9 @@ class Stream:
             raise TypeError(f"a stage calls a function, and not {func!r}")
         check_choice("pool", pool, POOLS)
         check_count("chunksize", chunksize, least=1)
-        if gives_coroutine(func):
-            pool, func = ("async", func) if pool == "threads" else (pool, Awaited(func))
-            if pool == "async" and chunksize > 1:
+        if gives_coroutine(undelayed(func)) and pool == "threads":
+            pool = "async"
+            if chunksize > 1:
                 raise OptionError("chunksize= is for calls that are made one after another")
         stage = Stage(
             func,
@@ -274,7 +273,7 @@ class StreamIterator(Iterator[Any]):
                 self._bar.update()
             if outcome.error is None:
                 return outcome.value
-            if self._errors == "raise" or type(outcome) is Broken:
+            if self._errors == "raise" or type(outcome) is Broken or _is_of_all(outcome.error):
                 raise for_loops(outcome.error)
             if self._errors == "return":
                 return outcome.error
@@ -398,6 +397,13 @@ class Relay(Inputs):
         return True
 
 
+def _is_of_all(error: BaseException) -> bool:
+    """Return whether an error is not one of its item: none could have been called."""
+    if isinstance(error, NotPicklable):
+        return error.path.startswith("function")
+    return isinstance(error, PoolError)
+
+
 class _Taken(Iterator[Outcome]):
     """What a stage gives; for any number of threads."""
 
@@ -449,6 +455,8 @@ def _dispatcher(stage: Stage) -> Dispatcher:
         threads = ThreadPool(stage.workers or cpu_count() + MORE_THREADS, label="stage thread")
         return Dispatcher(threads, "flowpar feeds a stage")
     if stage.pool == "async":
+        from flowpar.pools.coroutines import CoroutinePool  # noqa: PLC0415 - brings asyncio
+
         return Dispatcher(CoroutinePool(stage.workers or COROUTINES), "flowpar feeds a stage")
     pool = shared.process_pool(stage.workers, "forkserver")
     return Dispatcher(pool, "flowpar feeds a stage", owns_pool=False)

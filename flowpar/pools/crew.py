@@ -38,6 +38,8 @@ from flowpar.pools.worker import timed_out
 
 MOST_FAILED_BIRTHS: Final = 5
 """Workers in a row that die before they are ready, after which we give up."""
+GROW_SECONDS: Final = 1.0
+"""How long a pool that has some workers does without those that the system refuses."""
 IDLE_SECONDS: Final = 0.02
 """How long a worker is idle until another gives back what it has not begun. Batches are shorter,
 but for those whose calls take longer than calls used to."""
@@ -67,7 +69,8 @@ class Crew:
         self._endings: list[tuple[ProcessTicket, Ending]] = []
         self._sendings = itertools.count(1)
         self._failed_births = 0
-        self._is_stunted = False
+        self._grows_again: float | None = None
+        """When it is tried to start more workers, after that was refused to who has some."""
         self._broken: PoolError | None = None
         self._memory = MemoryWatch()
         self._idle_since: float | None = None
@@ -206,7 +209,7 @@ class Crew:
     def _hear_frame(self, worker: RemoteWorker, frame: Frame) -> None:
         if frame.kind == channel.READY:
             worker.is_ready = True
-            self._failed_births, self._is_stunted = 0, False
+            self._failed_births, self._grows_again = 0, None
         elif frame.kind == channel.BROKEN:
             self._break(_load_error(frame))
         elif frame.kind in {channel.REPORT, channel.REFUSED} and frame.number in worker.sent:
@@ -276,12 +279,26 @@ class Crew:
 
     def _grow(self) -> None:
         """Start workers while there is more to do than there are."""
-        if not self._queue or (self._is_stunted and self._roster.can_serve):
+        was_refused = self._grows_again is not None
+        if self._is_stunted or not (self._queue or was_refused):
             return
+        self._grows_again = None
         alive = self._roster.alive
-        needed = sum(bool(worker.sent) for worker in alive) + len(self._queue)
-        for _ in range(min(self._settings.width, needed) - len(alive)):
-            self._roster.start_worker()
+        # What waits at a worker counts if that is for want of another.
+        busy = sum(len(each.sent) if was_refused else bool(each.sent) for each in alive)
+        needed = busy + len(self._queue)
+        try:
+            for _ in range(min(self._settings.width, needed) - len(alive)):
+                self._roster.start_worker()
+        except (OSError, PoolError) as error:
+            self._give_up(error)  # those that are there go on
+
+    @property
+    def _is_stunted(self) -> bool:
+        """Whether no more workers can be started, as it seems, and there are some."""
+        if self._grows_again is None or not self._roster.can_serve:
+            return False
+        return time.monotonic() < self._grows_again
 
     def _assign(self) -> None:
         written: dict[RemoteWorker, None] = {}
@@ -342,6 +359,7 @@ class Crew:
             self._roster.next_deadline(),
             self._next_giving_back(),
             self._ceilings.next_look(),
+            None if self.is_idle else self._grows_again,
         ]
         return min((due for due in times if due is not None), default=None)
 
@@ -492,7 +510,7 @@ class Crew:
     def _refuse(self, error: PoolError) -> None:
         """End what waits, as there can be no more workers, unless there is one at all."""
         if self._roster.can_serve:
-            self._is_stunted = True
+            self._grows_again = time.monotonic() + GROW_SECONDS
             return
         for worker in self._roster:
             self._requeue(worker.recall())

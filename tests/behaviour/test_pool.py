@@ -1,5 +1,6 @@
 """`flowpar.Pool` and `ThreadPool`: what tutorials teach of multiprocessing's, and what is better."""
 
+import asyncio
 import gc
 import itertools
 import multiprocessing
@@ -688,3 +689,39 @@ def test_the_integers_of_numpy_are_numbers():
     with flowpar.Pool(np.int64(2), maxtasksperchild=np.int32(5)) as pool:
         assert pool.map(abs, range(10), chunksize=np.int64(3)) == list(range(10))
         assert list(pool.imap(abs, range(10), np.uint8(3))) == list(range(10))
+
+
+async def later(number):
+    await asyncio.sleep(0)
+    return -number
+
+
+CALLERS = {
+    "Pool": lambda func: _with(flowpar.Pool(2), lambda pool: pool.map(func, range(9))),
+    "ThreadPool": lambda func: _with(flowpar.ThreadPool(2), lambda pool: pool.map(func, range(9))),
+    "apply": lambda func: _with(
+        flowpar.Pool(2), lambda pool: [pool.apply(func, (n,)) for n in range(9)]
+    ),
+    "Executor": lambda func: _with(flowpar.Executor(2), lambda each: [*each.map(func, range(9))]),
+    "threads": lambda func: _with(
+        flowpar.Executor(2, threads=True),
+        lambda each: [future.result() for future in [each.submit(func, n) for n in range(9)]],
+    ),
+    "Parallel": lambda func: flowpar.Parallel(2)((func, (n,)) for n in range(9)),
+    "imap": lambda func: [*flowpar.imap(func, range(9))],
+    "stream": lambda func: [*flowpar.stream(range(9)).map(func)],
+}
+
+
+def _with(pool, call):
+    with pool:
+        return call(pool)
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_coroutine_functions_and_delayed_ones_are_called_as_they_are_meant(caller):
+    call = CALLERS[caller]
+    assert call(later) == [-n for n in range(9)]
+    assert call(delayed(abs)) == list(range(9))
+    with pytest.raises(flowpar.OptionError, match="make a graph"):
+        call(delayed(abs, retries=3))

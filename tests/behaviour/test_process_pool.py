@@ -1128,3 +1128,18 @@ def test_a_module_in_the_current_directory_is_not_taken_by_the_nanny(tmp_path, m
         assert call(pool, abs, -1).get() == 1
     finally:
         pool.close()
+
+
+def test_a_worker_that_is_there_goes_on_where_no_other_can_be_started(run_script):
+    done = run_script("""
+import flowpar, os, resource
+with flowpar.Pool(2) as pool:
+    pool.apply(abs, (-1,))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 1, 4096))
+    given = pool.map_async(abs, range(-40, 0), chunksize=1)
+    print(sum(given.get(30)))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+    together = flowpar.Barrier(2)
+    print(len(pool.map(together.wait, [30, 30], chunksize=1)))  # there are two again
+""")
+    assert done.stdout.split() == ["820", "2"], done.stderr

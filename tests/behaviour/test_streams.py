@@ -202,6 +202,13 @@ class TestStream:
         assert sorted(values) == [[0, 1], [2, 3], [4]]
         assert last == "RuntimeError"
 
+    @pytest.mark.parametrize("errors", ["raise", "skip", "return"])
+    def test_what_no_item_is_to_blame_for_is_raised_whatever_is_said(self, errors):
+        lock = threading.Lock()
+        found = flowpar.stream([1, 2], errors=errors).map(lambda n: (n, lock), pool="processes")
+        with pytest.raises(flowpar.NotPicklable, match="function"):
+            list(found)
+
     @POOLS
     @pytest.mark.parametrize("window", [4, None])
     def test_what_fails_before_a_stage_does_not_keep_its_chunks_from_being_sent(self, pool, window):
