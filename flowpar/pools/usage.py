@@ -77,7 +77,9 @@ def _proportional_bytes(pid: int) -> int | None:
         name, _, size = line.partition(":")
         if name == "Pss_Anon":
             return int(size.split()[0]) * 1024
-    return None  # it has ended, or the kernel is old
+    pages = _pages(pid)
+    has_ended = pages is None or not pages[1]
+    return 0 if has_ended else None  # or the kernel is old
 
 
 def _pages(pid: int) -> tuple[int, int, int] | None:
