@@ -21,7 +21,7 @@ from typing import Final, NoReturn
 
 from flowpar.pools import process_worker
 from flowpar.pools.depot import Depot
-from flowpar.pools.resources import read_text
+from flowpar.pools.groups import children_of, is_tracker, kill_group, kill_rest_of_group
 from flowpar.pools.surroundings import Context, adopt_orphans
 
 REQUEST: Final = struct.Struct("=BQ")
@@ -125,16 +125,10 @@ class Nanny:
 
     def end(self) -> NoReturn:
         """End every worker and what it has started, and then this process."""
-        deadline = time.monotonic() + _FAREWELL_SECONDS
         try:
             for pid in self._numbers:
                 kill_group(pid)
-            while time.monotonic() < deadline:
-                # Those whose parent has ended are our children now, and so on.
-                for pid in _children():
-                    kill_group(pid)
-                if not _reap_anything():
-                    break
+            _end_children()
             if not self._is_told:
                 self._depot.remove()
         finally:
@@ -207,7 +201,7 @@ class Nanny:
             if os.WIFSTOPPED(status):
                 self._say(STOPPED, number, pid, os.WSTOPSIG(status))
                 continue
-            _kill_rest_of_group(pid)
+            kill_rest_of_group(pid)
             del self._numbers[pid], self._pids[number]
             self._say(EXITED, number, pid, os.waitstatus_to_exitcode(status))
 
@@ -248,18 +242,17 @@ def _pipe_for_signals() -> tuple[int, int]:
     return read, write
 
 
-def kill_group(pid: int) -> None:
-    """Kill a process and its process group."""
-    with contextlib.suppress(OSError):  # it does not lead a group
-        os.killpg(pid, signal.SIGKILL)
-    with contextlib.suppress(OSError):  # it is gone
-        os.kill(pid, signal.SIGKILL)
-
-
-def _kill_rest_of_group(pid: int) -> None:
-    """Kill what a worker that was reaped has left; its id is not given again while that lives."""
-    with contextlib.suppress(OSError):  # nothing was left
-        os.killpg(pid, signal.SIGKILL)
+def _end_children() -> None:
+    deadline = time.monotonic() + _FAREWELL_SECONDS
+    while time.monotonic() < deadline:
+        # Those whose parent has ended are our children now, and so on.
+        for pid in children_of(os.getpid()):
+            if not is_tracker(pid):
+                kill_group(pid)
+        if not _reap_anything():
+            break
+    for pid in children_of(os.getpid()):  # also what has not done its work in that time
+        kill_group(pid)
 
 
 def _reap_anything() -> bool:
@@ -271,27 +264,3 @@ def _reap_anything() -> bool:
         return False
     select.select([], [], [], 0.002)
     return True
-
-
-def _children() -> list[int]:
-    """Return the process ids of this process's children, as far as the system tells."""
-    pid = os.getpid()
-    words = read_text(f"/proc/{pid}/task/{pid}/children")
-    if words is None:  # not Linux, or built without it
-        return _children_by_search(pid)
-    return [int(word) for word in words.split()]
-
-
-def _children_by_search(pid: int) -> list[int]:
-    try:
-        with os.scandir("/proc") as entries:
-            others = [int(entry.name) for entry in entries if entry.name.isdecimal()]
-    except OSError:
-        return []
-    return [other for other in others if _parent_of(other) == pid]
-
-
-def _parent_of(pid: int) -> int | None:
-    # The second field is the command in parentheses, which may hold anything.
-    fields = (read_text(f"/proc/{pid}/stat") or "").rpartition(")")[2].split()
-    return int(fields[1]) if len(fields) > 1 else None

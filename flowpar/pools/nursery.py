@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, Protocol
 
 from flowpar.errors import PoolError
 from flowpar.pools import nanny, process_worker
+from flowpar.pools.groups import kill_group, kill_rest_of_group
 from flowpar.pools.home import home
 from flowpar.pools.remote import Files
 from flowpar.pools.resources import thread_limits
@@ -265,7 +266,7 @@ class ForkNursery:
     def kill(self, number: int) -> None:
         """Kill a worker and its group."""
         if number in self._pids:
-            nanny.kill_group(self._pids[number])
+            kill_group(self._pids[number])
 
     def notices(self) -> list[Notice]:
         """Return who has ended."""
@@ -275,7 +276,7 @@ class ForkNursery:
         pid = self._pids.pop(number)
         self._selector.unregister(self._files[number])
         os.close(self._files.pop(number))
-        nanny.kill_group(pid)  # before its id is free
+        kill_rest_of_group(pid)  # before its id is free
         try:
             _, status = os.waitpid(pid, 0)
         except ChildProcessError:  # somebody in this process waits for any child

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from flowpar.pools import nanny
+from flowpar.pools.groups import kill_group
 from flowpar.pools.nursery import (
     Notice,
     Nursery,
@@ -182,7 +182,7 @@ class Roster:
         nursery.close()
         for worker in self:
             if worker.pid:
-                nanny.kill_group(worker.pid)
+                kill_group(worker.pid)
         return True
 
     def close(self) -> None:

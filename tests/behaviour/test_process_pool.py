@@ -1143,3 +1143,28 @@ with flowpar.Pool(2) as pool:
     print(len(pool.map(together.wait, [30, 30], chunksize=1)))  # there are two again
 """)
     assert done.stdout.split() == ["820", "2"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("victim", "method"),
+    # Under "fork" nobody outlives a program that is killed: the next one sweeps after it.
+    [*(("task", method) for method in START_METHODS), ("program", "forkserver")],
+)
+def test_what_a_killed_task_has_in_shared_memory_of_its_own_is_freed(victim, method, run_script):
+    done = run_script(f"""
+import flowpar, os, signal, time
+
+def hold():
+    from multiprocessing import shared_memory
+    block = shared_memory.SharedMemory(create=True, size=1_000_000)
+    print(block.name, flush=True)
+    os.kill(os.getpid() if {victim!r} == "task" else program, signal.SIGKILL)
+    time.sleep(60)
+
+program = os.getpid()
+if __name__ == "__main__":
+    with flowpar.Executor(1, start_method={method!r}) as executor:
+        executor.submit(hold).exception()
+""")
+    assert done.returncode == (0 if victim == "task" else -signal.SIGKILL), done.stderr
+    assert wait_until(lambda: not Path("/dev/shm", done.stdout.strip()).exists())
