@@ -22,7 +22,7 @@ from typing import Final, NoReturn
 from flowpar.pools import process_worker
 from flowpar.pools.depot import Depot
 from flowpar.pools.groups import children_of, is_tracker, kill_group, kill_rest_of_group
-from flowpar.pools.surroundings import Context, adopt_orphans
+from flowpar.pools.surroundings import Context, adopt_orphans, name_process
 
 REQUEST: Final = struct.Struct("=BQ")
 """(what, worker's number); the files of a worker to be started come with it."""
@@ -79,6 +79,7 @@ def run_nanny(sock: str, parent: str, forks: str, *folders: str) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     adopt_orphans()
+    name_process()  # whose module the workers then have
     nanny = Nanny(socket.socket(fileno=int(sock)), int(parent), Depot(folders), forks=forks == "1")
     try:
         nanny.serve()

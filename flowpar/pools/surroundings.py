@@ -73,7 +73,15 @@ def become_worker(context: Context, parent: int) -> None:
         _change_folder(context.folder)
     _reseed()
     _print_whole_lines()
+    name_process()
     worker.IN_PROCESS = True
+
+
+def name_process() -> None:
+    """Have multiprocessing, and so logging, know that this is no main process."""
+    from multiprocessing import process  # noqa: PLC0415 - the parent may do without
+
+    process.current_process().name = f"FlowparWorker-{os.getpid()}"
 
 
 def prctl(option: int, value: int) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import itertools
+import logging
 import multiprocessing
 import os
 import pickle
@@ -725,3 +726,17 @@ def test_coroutine_functions_and_delayed_ones_are_called_as_they_are_meant(calle
     assert call(delayed(abs)) == list(range(9))
     with pytest.raises(flowpar.OptionError, match="make a graph"):
         call(delayed(abs, retries=3))
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
+def test_processes_have_names_of_their_own(method):
+    def names():
+        record = logging.LogRecord("", 0, "", 0, "", (), None)
+        return multiprocessing.current_process().name, record.processName
+
+    with flowpar.Pool(2, context=method) as pool:
+        together = flowpar.Barrier(2)
+        found = pool.starmap(lambda _: (together.wait(60), names())[1], [(1,), (2,)], chunksize=1)
+    assert {name for name, _ in found} == {name for _, name in found}
+    assert len({name for name, _ in found}) == 2
+    assert all(name.startswith("FlowparWorker-") for name, _ in found)
