@@ -18,120 +18,34 @@ import contextvars
 import functools
 import os
 import queue
-import sys
 import threading
-import types
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
+from flowpar.compat.chunks import Chunk, Outcome, Source, check_owner
+from flowpar.compat.functions import Functions
 from flowpar.compat.lending import Lender
 from flowpar.errors import (
     Cancelled,
     NotPicklable,
-    OptionError,
     PoolError,
     TaskError,
     WorkerDied,
     add_note,
 )
 from flowpar.notes import describe_call
-from flowpar.policy import DEFAULT_POLICY
 from flowpar.pools.failures import text_of
 from flowpar.pools.items import Items, arguments_of
 from flowpar.pools.ticket import announce
-from flowpar.pools.transport import SEALED, Batch, Report, prepare_module
+from flowpar.pools.transport import SEALED, Batch, Report
 from flowpar.pools.worker import execute
-from flowpar.task import Function
 
 QUICK_SECONDS: Final = 0.002
 """Messages that take less wait behind one another at a worker, or it would wait for each."""
 
 DEEP: Final = 16
 """How many then are at a worker."""
-
-MOST_KNOWN: Final = 256
-"""Functions that are remembered as the same one, and how long they take."""
-
-
-class Sink(Protocol):
-    """Hears how items ended, each once, in the dispatcher's thread; it may not raise."""
-
-    def put(self, first: int, outcomes: Sequence[Outcome]) -> None:
-        """Take the outcomes of some items that follow one another."""
-
-    def put_values(self, first: int, values: list[Any]) -> None:
-        """Do the same for items that all have ended with a value."""
-
-
-@dataclass(slots=True)  # not frozen, which would take three times as long to make
-class Outcome:
-    """How one item ended."""
-
-    value: Any = None
-    error: BaseException | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Chunk:
-    """Items of one function that travel together.
-
-    Attributes
-    ----------
-    function
-        What is called.
-    items
-        With what.
-    form
-        `ONE`, `SEVERAL` or `FULL`: what an item is.
-    first
-        The number of the first item, as the sink counts them.
-    sink
-        Who hears.
-    source
-        Where they came from.
-    timeout
-        Seconds that the call, then the only one, may take.
-    moment
-        When its arguments were given; that of a list is one.
-    """
-
-    function: Function
-    items: Sequence[Any]
-    form: int
-    first: int
-    sink: Sink
-    source: Source
-    timeout: float | None = None
-    moment: object = field(default_factory=object)
-
-
-class Source(Protocol):
-    """Where chunks come from.
-
-    Attributes
-    ----------
-    function
-        What is called.
-    """
-
-    function: Function
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether there will be no more."""
-
-    def take(self) -> Chunk | None:
-        """Return the next items that travel together; None: there are none now."""
-
-    def cut(self, reason: BaseException) -> None:
-        """Tell its sinks that the rest will not be called."""
-
-    def pace(self, seconds: float, slots: int) -> None:
-        """Know how long a call takes, and how many messages are on their way at once."""
-
-    def unbind(self) -> None:
-        """Wait no more for those who take values: somebody waits for the end."""
 
 
 @dataclass(slots=True, eq=False)
@@ -153,12 +67,6 @@ class _Flight:
         self.inbox.put((self, error))
 
 
-class Broken(Outcome):
-    """The error with which the items themselves end: nothing comes after it."""
-
-    __slots__ = ()
-
-
 class Dispatcher:
     """Feeds a pool.
 
@@ -173,8 +81,8 @@ class Dispatcher:
 
     Attributes
     ----------
-    reason
-        What calls end with that are cut off.
+    functions
+        What its calls are of.
     """
 
     def __init__(self, pool: Any, name: str, *, owns_pool: bool = True) -> None:
@@ -186,8 +94,7 @@ class Dispatcher:
         self._sources: collections.deque[Source] = collections.deque()
         self._again: collections.deque[Chunk] = collections.deque()
         self._flights: dict[_Flight, None] = {}
-        self._functions: dict[int, Function] = {}
-        self._awaited: dict[int, Callable[..., Any]] = {}
+        self.functions = Functions(pool)
         self._lender = Lender()
         self._is_quick = False
         self._lock = threading.Lock()
@@ -196,24 +103,6 @@ class Dispatcher:
         self.ended = threading.Event()
 
     # ------------------------------------------------------------------ from any thread
-
-    def function(self, call: Callable[..., Any]) -> Function:
-        """Return a function by which like calls are known; what it captures is looked at anew.
-
-        Raises
-        ------
-        OptionError
-            If it is delayed, under a policy that plain calls do not have.
-        """
-        call = undelayed(call)
-        known = self._functions.get(id(call))
-        if known is None or known.call is not call:
-            if len(self._functions) >= MOST_KNOWN:
-                self._functions.clear()
-            known = self._functions[id(call)] = Function(call)
-        elif self.pool.name == "processes":
-            self.pool.renew_functions(known.number)
-        return known
 
     def add(self, source: Source) -> None:
         """Take a source.
@@ -325,12 +214,7 @@ class Dispatcher:
     def _let_go(self) -> None:
         """Keep nothing of the user's while there is nothing to do, but for plain functions."""
         self._lender.forget()
-        self._awaited.clear()
-        kept = [key for key, known in self._functions.items() if not _is_plain(known.call)]
-        for key in kept:
-            function = self._functions.pop(key)
-            if self.pool.name == "processes":
-                self.pool.forget_function(function.number)
+        self.functions.let_go()
 
     def _fill(self) -> None:
         if not self._is_quick:
@@ -373,28 +257,16 @@ class Dispatcher:
 
     def _batch(self, chunk: Chunk) -> Batch:
         """Return what is sent of a chunk."""
-        function, call = chunk.function, chunk.function.call
-        calls: Any = Items(function.number, chunk.form, chunk.items)
+        number, call = chunk.function.number, self.functions.as_sent(chunk.function)
+        calls: Any = Items(number, chunk.form, chunk.items)
         inputs: dict[int, object] = {}
-        if self.pool.name == "processes":
-            prepare_module(getattr(call, "__module__", None) or "__main__")
-            call = function.as_sent()
-        if function.is_coroutine and self.pool.name != "async":
-            call = self._awaited.get(function.number) or self._await(function.number, call)
         if self.pool.name == "processes":
             calls, inputs = self._lender.lend(calls, chunk.moment) or (calls, inputs)
         wanted = range(len(chunk.items))
-        batch = Batch(calls, {function.number: call}, inputs, wanted, timeout=chunk.timeout)
+        batch = Batch(calls, {number: call}, inputs, wanted, timeout=chunk.timeout)
         if self._is_quick:
             batch.room = DEEP
         return batch
-
-    def _await(self, number: int, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a coroutine function as an ordinary one, the same in each message."""
-        from flowpar.pools.coroutines import Awaited  # noqa: PLC0415 - brings asyncio
-
-        self._awaited[number] = awaited = Awaited(call)
-        return awaited
 
     @property
     def _room(self) -> int:
@@ -509,53 +381,12 @@ class Dispatcher:
         self._again.clear()
 
 
-def undelayed(call: Any) -> Any:
-    """Return the function that a delayed one makes calls of; any other as it is.
-
-    Raises
-    ------
-    OptionError
-        If it is under a policy that plain calls do not have.
-
-    Examples
-    --------
-    >>> import flowpar
-    >>> undelayed(flowpar.delayed(abs))
-    <built-in function abs>
-    """
-    dsl = sys.modules.get("flowpar.dsl")  # without which there is none
-    if dsl is None or not isinstance(call, dsl.DelayedFunction):
-        return call
-    function = call._function
-    if function.policy != DEFAULT_POLICY or function.after:
-        raise OptionError(
-            f"{function.name} is delayed, and its policy is not that of plain calls: make a graph "
-            "of its calls and compute that, or give the plain function"
-        )
-    return function.call
-
-
-def check_owner(pid: int) -> None:
-    """Raise PoolError in a process that was forked from that one: nobody feeds a pool here."""
-    if os.getpid() != pid:
-        raise PoolError(
-            "this pool belongs to the process that this one was forked from; make one here"
-        )
-
-
 def _guarded(call: Callable[[], object]) -> None:
     """Do what may run the user's code: what it raises is told, and harms nobody."""
     try:
         call()
     except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
         _announce_raised(error)
-
-
-def _is_plain(call: object) -> bool:
-    """Return whether a function holds nothing that somebody may want to be rid of."""
-    if isinstance(call, types.FunctionType):
-        return call.__closure__ is None
-    return isinstance(call, (types.BuiltinFunctionType, type))
 
 
 def _stretches(positions: Sequence[int]) -> Iterator[tuple[int, int]]:

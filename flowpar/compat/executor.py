@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Final
 
-from flowpar.compat.dispatcher import Chunk, Dispatcher, Outcome
-from flowpar.compat.inputs import Inputs, Shelf
+from flowpar.compat.chunks import Chunk, Outcome
+from flowpar.compat.dispatcher import Dispatcher
+from flowpar.compat.inputs import Inputs
+from flowpar.compat.shelves import Shelf
 from flowpar.policy import check_count, check_number
 from flowpar.pools import shared
 from flowpar.pools.items import FULL, SEVERAL
@@ -223,7 +225,7 @@ class Executor(concurrent.futures.Executor):
             raise RuntimeError("cannot schedule new futures after shutdown")
         if not callable(fn):
             raise TypeError(f"an executor calls functions, and not {fn!r}")
-        return self._dispatcher.function(fn)
+        return self._dispatcher.functions.get(fn)
 
 
 def _pool(

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
-from flowpar.compat.dispatcher import Dispatcher, Outcome
-from flowpar.compat.inputs import Inputs, Mixed, make_shelf
+from flowpar.compat.chunks import Outcome
+from flowpar.compat.dispatcher import Dispatcher
+from flowpar.compat.inputs import Inputs, Mixed
 from flowpar.compat.results import for_loops
+from flowpar.compat.shelves import make_shelf
 from flowpar.errors import OptionError
 from flowpar.policy import DEFAULT_POLICY, check_choice, check_count, check_number
 from flowpar.pools import shared, worker

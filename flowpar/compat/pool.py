@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from flowpar.compat.dispatcher import Dispatcher
-from flowpar.compat.inputs import Inputs, Listed, make_shelf
+from flowpar.compat.inputs import Inputs, Listed
 from flowpar.compat.results import AsyncResult, Callback, MapResult, ResultIterator
+from flowpar.compat.shelves import make_shelf
 from flowpar.policy import check_count
 from flowpar.pools.items import FULL, ONE, SEVERAL
 from flowpar.pools.threads import ThreadPool as Threads
@@ -269,7 +270,7 @@ class _Pool:
     def _function(self, func: Callable[..., Any]) -> Function:
         if not callable(func):
             raise TypeError(f"a pool calls functions, and not {func!r}")
-        return self._dispatcher.function(func)
+        return self._dispatcher.functions.get(func)
 
     def _map(
         self,

@@ -9,7 +9,8 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from flowpar.compat.dispatcher import Outcome, check_owner, report_callback
+from flowpar.compat.chunks import Outcome, check_owner
+from flowpar.compat.dispatcher import report_callback
 from flowpar.compat.inputs import Inputs
 from flowpar.errors import NotPicklable, add_note
 

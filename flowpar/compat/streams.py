@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from flowpar.compat.dispatcher import Broken, Chunk, Dispatcher, Outcome, undelayed
-from flowpar.compat.inputs import Inputs, make_shelf
+from flowpar.compat.chunks import Broken, Chunk, Outcome
+from flowpar.compat.dispatcher import Dispatcher
+from flowpar.compat.functions import undelayed
+from flowpar.compat.inputs import Inputs
 from flowpar.compat.results import for_loops
+from flowpar.compat.shelves import make_shelf
 from flowpar.errors import NotPicklable, OptionError, PoolError
 from flowpar.policy import check_bool, check_choice, check_count, check_number
 from flowpar.pools import shared, worker
@@ -346,7 +349,7 @@ class Relay(Inputs):
         self._passed = 0
         """How many have failed before; `_sent` counts the others."""
         super().__init__(
-            dispatcher.function(stage.func),
+            dispatcher.functions.get(stage.func),
             outcomes,
             make_shelf(is_ordered=stage.is_ordered),
             dispatcher,
