@@ -12,32 +12,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.calls import fails_at, outcomes
 
 import flowpar
 
 
 def square(n):
     return n * n
-
-
-def fails_at(*bad):
-    def call(n):
-        if n in bad:
-            raise ValueError(f"no {n}")
-        return n
-
-    return call
-
-
-def outcomes(iterator):
-    found = []
-    while True:
-        try:
-            found.append(next(iterator))
-        except StopIteration:
-            return found
-        except Exception as error:
-            found.append(type(error).__name__)
 
 
 POOLS = pytest.mark.parametrize("pool", ["threads", "processes"])
