@@ -25,13 +25,8 @@ from flowpar.task import MIXED, Call, Ref
 MOST_KEPT: Final = 4
 """Objects that are known again; they are kept alive for that long."""
 
-_SMALL: Final = TINY_TYPES | {tuple, list, dict, set, Frozen}
+_SMALL: Final = TINY_TYPES | {tuple, list, dict, set}
 """Types whose objects are not looked at: to know how large they are costs more than it brings."""
-
-_FROZEN: Final = frozenset({Frozen})
-
-_FIXED: Final = PLAIN | {Frozen}
-"""Types whose objects nobody can change."""
 
 _TABLES: Final = frozenset({"pandas", "polars", "pyarrow"})
 """Packages whose objects say how large they are only when asked as any object is."""
@@ -77,7 +72,7 @@ class Lender:
             Items that were given at one moment have arguments that are looked at once.
         """
         self._moment = moment
-        if _FROZEN.issuperset(map(type, items.values)):
+        if Frozen in set(map(type, items.values)):
             return None
         # Most messages hold only what is small, which their types tell.
         if _SMALL.issuperset(map(type, _arguments(items))):
@@ -105,14 +100,18 @@ class Lender:
             args, kwargs = (item,), None
         else:
             args, kwargs = (item, None) if form == SEVERAL else item
-        if _FIXED.issuperset(map(type, args)) and not kwargs:
+        if PLAIN.issuperset(map(type, args)) and not kwargs:
             return item
         self._moment = object()
         with contextlib.suppress(Exception, SystemExit):  # who sends it names the culprit
-            return self._frozen(form, args, kwargs)
+            data, keepers = self._pickled(form, args, kwargs)
+            return Frozen(data, item, keepers)
         return item
 
-    def _frozen(self, form: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Frozen:
+    def _pickled(
+        self, form: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None
+    ) -> tuple[bytes, object]:
+        """Return the pickle of an item, and what it names."""
         loans: dict[int, Any] = {}
         new_args = tuple(self._loan(value, loans) for value in args)
         new_kwargs = kwargs and {name: self._loan(kwargs[name], loans) for name in kwargs}
@@ -121,7 +120,7 @@ class Lender:
                 data = dump(new_args[0])
             else:
                 data = dump(new_args if form == SEVERAL else (new_args, new_kwargs))
-        return Frozen(data, (keepers, loans))
+        return data, (keepers, loans)
 
     def _loan(self, value: Any, loans: dict[int, Any]) -> Any:
         """Return what is loaded from a file, once a call, in place of what is large."""
@@ -167,13 +166,12 @@ class Lender:
 
 
 def _arguments(items: Items) -> Iterable[Any]:
-    """Return the arguments of all calls, but of those that are frozen."""
+    """Return the arguments of all calls."""
     if items.form == ONE:
         return items.values
-    calls = [value for value in items.values if type(value) is not Frozen]
     if items.form == SEVERAL:
-        return itertools.chain.from_iterable(calls)
-    return (value for args, kwargs in calls for value in (*args, *(kwargs or {}).values()))
+        return itertools.chain.from_iterable(items.values)
+    return (value for args, kwargs in items.values for value in (*args, *(kwargs or {}).values()))
 
 
 def _is_large(value: Any) -> bool:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, overload
 
+from flowpar.errors import NotPicklable
 from flowpar.task import LITERAL, Call
 
 ONE, SEVERAL, FULL = range(3)
@@ -24,20 +25,35 @@ class Frozen:
     Parameters
     ----------
     data
-        Its pickle.
+        Its pickle, which only a worker loads.
+    item
+        The item, as it is now; it stays here.
     keepers
-        What that names; it stays here.
+        What the pickle names; as that.
     """
 
-    __slots__ = ("data", "keepers")
+    __slots__ = ("data", "item", "keepers")
 
-    def __init__(self, data: bytes, keepers: object = None) -> None:
+    def __init__(self, data: bytes, item: Any = None, keepers: object = None) -> None:
         self.data = data
+        self.item = item
         self.keepers = keepers
 
     def load(self) -> Any:
-        """Return a new copy of the item."""
-        return pickle.loads(self.data)  # noqa: S301 - made by the parent
+        """Return a new copy of the item.
+
+        Raises
+        ------
+        NotPicklable
+            If its loading raises.
+        """
+        try:
+            return pickle.loads(self.data)  # noqa: S301 - made by the parent
+        except Exception as error:
+            raise NotPicklable(
+                "the arguments could not be loaded where they arrived: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     def __reduce__(self) -> tuple[object, ...]:
         return Frozen, (self.data,)
@@ -99,9 +115,9 @@ class Items(Sequence[Call]):
 
 
 def arguments_of(form: int, value: Any) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
-    """Return the arguments of a call."""
+    """Return the arguments of a call, for who only looks at them: nothing is loaded."""
     if type(value) is Frozen:
-        value = value.load()
+        value = value.item
     if form == ONE:
         return (value,), None
     return (value, None) if form == SEVERAL else value
@@ -136,7 +152,8 @@ def make_calls(
     try:
         while (at := len(made)) < len(given) and may_go_on(at, min(block, len(given) - at)):
             if block == 1 or are_apart:
-                args, kwargs = arguments_of(form, given[at])
+                item = given[at]
+                args, kwargs = arguments_of(form, item.load() if type(item) is Frozen else item)
                 made.append(function(*args, **(kwargs or {})))
             else:
                 _make_block(function, form, given[at : at + block], made)

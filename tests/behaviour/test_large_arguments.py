@@ -3,11 +3,14 @@
 import array
 import gc
 import itertools
+import os
+import signal
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.calls import outcomes
 
 import flowpar
 from flowpar import delayed, literals
@@ -300,3 +303,49 @@ def test_the_error_of_a_call_shows_what_it_was_given():
     with flowpar.Pool(1) as pool, pytest.raises(IndexError) as caught:
         next(pool.imap(lambda values: values[7], iter([["seen"]])))
     assert "['seen']" in caught.value.__notes__[0]
+
+
+def refuse():
+    raise RuntimeError("not here")
+
+
+class Unloadable:
+    def __reduce__(self):
+        return refuse, ()
+
+
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_items_that_cannot_be_loaded_are_errors_of_their_own(chunksize):
+    given = [[1], Unloadable(), [3], [Unloadable()], [5], "x" * LARGE]
+    found = flowpar.imap(first_or_none, iter(given), chunksize=chunksize)
+    assert outcomes(found) == [1, "NotPicklable", 3, "NotPicklable", 5, None]
+
+
+def first_or_none(values):
+    return None if isinstance(values, str) else first(values)
+
+
+def test_items_that_kill_while_they_are_loaded_are_errors_of_their_own():
+    class Killer:
+        def __reduce__(self):
+            return signal.raise_signal, (signal.SIGKILL,)
+
+    found = flowpar.imap(first, iter([[1], [2], Killer(), [4]]), chunksize=4)
+    assert outcomes(found) == [1, 2, "WorkerDied", 4]
+
+
+def test_nothing_that_is_sent_is_loaded_here():
+    here = os.getpid()
+
+    def note(pid):
+        assert pid != here
+        return [7]
+
+    class Noting:
+        def __reduce__(self):
+            return note, (here,)
+
+    lock = threading.Lock()
+    given = [Noting(), [lock], Noting()]
+    assert outcomes(flowpar.imap(first, iter(given), chunksize=3)) == [7, "NotPicklable", 7]
+    assert outcomes(flowpar.imap(lambda _: lock, iter(given), chunksize=3)) == ["NotPicklable"] * 3
