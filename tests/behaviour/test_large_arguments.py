@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import wait_until
 from support.calls import outcomes
+from support.depots import files
 
 import flowpar
 from flowpar import delayed, literals
@@ -21,17 +23,10 @@ LARGE = 200_000
 """Numbers in an array that is worth a file."""
 
 
-def files():
-    """Return what lies there, but for the socket of things that are shared."""
-    found = [path for folder in home.home().folders for path in Path(folder).iterdir()]
-    return [path for path in found if not path.name.startswith("server-")]
-
-
 @pytest.fixture(autouse=True)
 def _nothing_left():
     yield
-    gc.collect()
-    assert files() == []
+    assert wait_until(lambda: gc.collect() >= 0 and files() == [])
 
 
 @pytest.fixture

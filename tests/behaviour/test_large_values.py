@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.depots import files
 from support.gates import hold
 
 import flowpar
@@ -22,10 +23,6 @@ from flowpar.pools.depot import SHARED_FROM, Deposit, Depot
 
 LARGE = 200_000
 """Numbers in an array that is worth a file."""
-
-
-def files():
-    return [path for folder in home.home().folders for path in Path(folder).iterdir()]
 
 
 @pytest.fixture(autouse=True)
