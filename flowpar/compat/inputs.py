@@ -124,6 +124,8 @@ class Inputs:
         What an item is.
     timeout
         Seconds that a call may take; each then travels alone.
+    is_still
+        Whether nothing becomes of arguments between two items.
     """
 
     def __init__(
@@ -137,6 +139,7 @@ class Inputs:
         chunksize: int = 1,
         form: int = ONE,
         timeout: float | None = None,
+        is_still: bool = False,
     ) -> None:
         if timeout is not None:
             chunksize = 1  # each travels alone
@@ -147,7 +150,7 @@ class Inputs:
         self._iterator = iterator
         self._wake = dispatcher.wake
         # Threads are given the very objects.
-        self._lender = Lender() if dispatcher.pool.name == "processes" else None
+        self._lender = Lender(is_still=is_still) if dispatcher.pool.name == "processes" else None
         self._is_elastic = window is None
         self._window: float = max(
             2 * dispatcher.pool.slots * chunksize if window is None else window, chunksize
@@ -342,7 +345,7 @@ class Mixed(Inputs):
     ----------
     iterator
         Of (function, arguments, keyword arguments, seconds that it may take or None).
-    shelf, dispatcher, window
+    shelf, dispatcher, window, is_still
         As for `Inputs`.
     chunksize
         As for `Inputs`; None: as many as take some milliseconds.
@@ -356,6 +359,7 @@ class Mixed(Inputs):
         *,
         window: int | None,
         chunksize: int | None = 1,
+        is_still: bool = False,
     ) -> None:
         self._grows = chunksize is None
         super().__init__(
@@ -366,6 +370,7 @@ class Mixed(Inputs):
             window=window,
             chunksize=chunksize or 1,
             form=FULL,
+            is_still=is_still,
         )
 
     @staticmethod

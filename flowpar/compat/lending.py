@@ -55,9 +55,16 @@ class _Kept(NamedTuple):
 
 
 class Lender:
-    """Lends the large arguments of the calls of one pool."""
+    """Lends the large arguments of the calls of one pool.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    is_still
+        Whether nothing becomes of arguments between two items that are to be frozen.
+    """
+
+    def __init__(self, *, is_still: bool = False) -> None:
+        self._is_still = is_still
         self._moment: object = None
         self._kept: collections.OrderedDict[int, _Kept] = collections.OrderedDict()
 
@@ -102,7 +109,8 @@ class Lender:
             args, kwargs = (item, None) if form == SEVERAL else item
         if PLAIN.issuperset(map(type, args)) and not kwargs:
             return item
-        self._moment = object()
+        if not self._is_still:
+            self._moment = object()
         with contextlib.suppress(Exception, SystemExit):  # who sends it names the culprit
             data, keepers = self._pickled(form, args, kwargs)
             return Frozen(data, item, keepers)

@@ -128,7 +128,9 @@ class Parallel:
         """
         calls = map(self._timed, map(call_of, iter(iterable)))
         is_here = self._kind == "sequential" or worker.IN_PROCESS or worker.is_inside_task()
-        values = _made_here(calls) if is_here else self._made(calls)
+        # Between the calls of a list nothing runs that might write to what they take.
+        is_still = self.return_as == "list" and type(iterable) in {list, tuple}
+        values = _made_here(calls) if is_here else self._made(calls, is_still)
         if self.verbose > 0:
             values = _told(values, self.n_jobs, self.verbose)
         return list(values) if self.return_as == "list" else values
@@ -150,7 +152,7 @@ class Parallel:
     def __repr__(self) -> str:
         return f"Parallel(n_jobs={self.n_jobs})"
 
-    def _made(self, calls: Iterator[Call]) -> Iterator[Any]:
+    def _made(self, calls: Iterator[Call], is_still: bool) -> Iterator[Any]:  # noqa: FBT001 - ours
         dispatcher = self._dispatcher()
         inputs = Mixed(
             calls,
@@ -158,6 +160,7 @@ class Parallel:
             dispatcher,
             window=self._window,
             chunksize=self._chunksize,
+            is_still=is_still,
         )
         dispatcher.add(inputs)
         is_kept = dispatcher is self._kept

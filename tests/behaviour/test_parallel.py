@@ -14,6 +14,7 @@ import flowpar
 from flowpar import Parallel, delayed
 from flowpar.compat import lending
 from flowpar.pools import home
+from flowpar.pools.depot import Held
 
 joblib = pytest.importorskip("joblib")
 
@@ -248,6 +249,16 @@ class TestLargeArguments:
         values = Parallel(n_jobs=2)(delayed(lambda t, n: t.sum() + n)(table, n) for n in range(50))
         assert values == [table.sum() + n for n in range(50)]
         assert len(written) == 1
+
+    def test_what_a_list_of_calls_takes_is_looked_at_once(self, monkeypatch):
+        np = pytest.importorskip("numpy")
+        table, looked = np.arange(100_000.0), []
+        monkeypatch.setattr(Held, "holds", lambda *_: looked.append(1) or True)
+        calls = [delayed(len)(table) for _ in range(20)]
+        assert Parallel(n_jobs=2)(calls) == [100_000] * 20
+        assert looked == []
+        assert Parallel(n_jobs=2)(iter(calls)) == [100_000] * 20
+        assert len(looked) == 19
 
     def test_each_call_has_a_copy_of_its_own(self):
         np = pytest.importorskip("numpy")
