@@ -166,17 +166,19 @@ def dump_apart(value: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
         return dumps(value, buffers.append), buffers
 
 
-_FOUND_BY_NAME: Final = frozenset({"numpy", "pandas", "scipy", "polars", "pyarrow"})
-"""Packages whose functions stand in the pickles of arrays and tables; of any other function the
-slower pickler knows whether a worker can import it."""
+_FOUND_BY_NAME: Final = frozenset({"flowpar", "numpy", "pandas", "scipy", "polars", "pyarrow"})
+"""Packages whose functions stand in the pickles of arrays and tables, and ours; of any other
+function the slower pickler knows whether a worker can import it."""
 
 
 class _ByNameRefused(pickle.PicklingError):
     """Something of ``__main__`` would have travelled by name."""
 
 
-class _FastPickler(pickle.Pickler):
-    def reducer_override(self, value: object) -> Any:
+class FastPickler(pickle.Pickler):
+    """The C pickler, which refuses what it would send by a name that is not found elsewhere."""
+
+    def reducer_override(self, value: object) -> Any:  # noqa: D102 - pickle's
         # Called for classes, functions and instances only, never for plain data.
         kind = value if isinstance(value, type) else type(value)
         if kind.__module__ in MAIN:
@@ -190,19 +192,24 @@ class _FastPickler(pickle.Pickler):
         return NotImplemented
 
 
-class _ReferringPickler(_FastPickler):
+class _ReferringPickler(FastPickler):
     def reducer_override(self, value: object) -> Any:
         return _reference(value) or super().reducer_override(value)
 
 
 def _fast_dumps(value: object, buffer_callback: BufferCallback | None) -> bytes:
-    pickler = _ReferringPickler if references else _FastPickler
-    return _dumps_by(pickler, value, buffer_callback)
+    return dumps_by(references_pickler(), value, buffer_callback)
 
 
-def _dumps_by(
+def references_pickler() -> type[FastPickler]:
+    """Return the C pickler, as one that knows what lies in files if there is anything."""
+    return _ReferringPickler if references else FastPickler
+
+
+def dumps_by(
     pickler: type[pickle.Pickler], value: object, buffer_callback: BufferCallback | None
 ) -> bytes:
+    """Return the pickle of a value as a kind of pickler makes it."""
     with io.BytesIO() as buffer:
         pickler(buffer, protocol=5, buffer_callback=buffer_callback).dump(value)
         return buffer.getvalue()
@@ -241,7 +248,7 @@ def dump_to_keep(value: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
 def _dump_to_keep(value: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
     buffers: list[pickle.PickleBuffer] = []
     try:
-        return _dumps_by(_FastPickler, value, buffers.append), buffers
+        return dumps_by(FastPickler, value, buffers.append), buffers
     except Exception:  # noqa: BLE001 - whatever it was, the slower pickler decides
         buffers.clear()
     import cloudpickle  # noqa: PLC0415 - as above

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from flowpar.compat.chunks import Broken, Chunk, Outcome, Sink
 from flowpar.compat.dispatcher import Dispatcher
-from flowpar.compat.lending import Lender
+from flowpar.compat.freezing import Freezer
 from flowpar.compat.shelves import Shelf
 from flowpar.pools.items import FULL, ONE
 from flowpar.task import Function
@@ -150,7 +150,9 @@ class Inputs:
         self._iterator = iterator
         self._wake = dispatcher.wake
         # Threads are given the very objects.
-        self._lender = Lender(is_still=is_still) if dispatcher.pool.name == "processes" else None
+        self._freezer = (
+            Freezer(form, is_still=is_still) if dispatcher.pool.name == "processes" else None
+        )
         self._is_elastic = window is None
         self._window: float = max(
             2 * dispatcher.pool.slots * chunksize if window is None else window, chunksize
@@ -291,7 +293,7 @@ class Inputs:
         except BaseException as error:  # noqa: BLE001 - whatever it was, it is for who takes the values
             last = Broken(error=error)
         self._iterator = iter(())  # the user's may have something to do at its end
-        self._lender = None
+        self._freezer = None
         self._end(last)
         self._wake()
 
@@ -327,7 +329,7 @@ class Inputs:
 
     def _frozen(self, item: Any) -> Any:
         """Return an item as it is now: the iterable may use its objects again."""
-        return item if self._lender is None else self._lender.freeze(self._form, item)
+        return item if self._freezer is None else self._freezer.freeze(item)
 
     def _end(self, last: Outcome | None) -> None:
         with self._changed:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from flowpar.caching.objects import read_unchecked
-from flowpar.pickling import dump, kept_until_loaded, travels_by_name
+from flowpar.pickling import travels_by_name
 from flowpar.pools.depot import SHARED_FROM, Held
 from flowpar.pools.home import seal
 from flowpar.pools.items import ONE, SEVERAL, Frozen, Items
@@ -57,15 +57,14 @@ class _Kept(NamedTuple):
 class Lender:
     """Lends the large arguments of the calls of one pool.
 
-    Parameters
+    Attributes
     ----------
-    is_still
-        Whether nothing becomes of arguments between two items that are to be frozen.
+    moment
+        What is lent at one moment is looked at once, and may be changed until the next.
     """
 
-    def __init__(self, *, is_still: bool = False) -> None:
-        self._is_still = is_still
-        self._moment: object = None
+    def __init__(self) -> None:
+        self.moment: object = None
         self._kept: collections.OrderedDict[int, _Kept] = collections.OrderedDict()
 
     def lend(self, items: Items, moment: object) -> tuple[list[Call], dict[int, object]] | None:
@@ -78,7 +77,7 @@ class Lender:
         moment
             Items that were given at one moment have arguments that are looked at once.
         """
-        self._moment = moment
+        self.moment = moment
         if Frozen in set(map(type, items.values)):
             return None
         # Most messages hold only what is small, which their types tell.
@@ -97,41 +96,16 @@ class Lender:
             calls.append((index, number, MIXED, new_args, new_kwargs))
         return calls, lent
 
-    def freeze(self, form: int, item: Any) -> Any:
-        """Return an item that what becomes of its arguments does not change.
+    def loan(self, value: Any, loans: dict[int, Any]) -> Any:
+        """Return what is loaded from a file, once a call, in place of what is large.
 
-        A generator may give the same object again and again, with other content: an array that it
-        reads into, say.
+        Parameters
+        ----------
+        value
+            Anything.
+        loans
+            Those of the same call, by the id of what they stand for; one is added.
         """
-        if form == ONE:
-            args, kwargs = (item,), None
-        else:
-            args, kwargs = (item, None) if form == SEVERAL else item
-        if PLAIN.issuperset(map(type, args)) and not kwargs:
-            return item
-        if not self._is_still:
-            self._moment = object()
-        with contextlib.suppress(Exception, SystemExit):  # who sends it names the culprit
-            data, keepers = self._pickled(form, args, kwargs)
-            return Frozen(data, item, keepers)
-        return item
-
-    def _pickled(
-        self, form: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None
-    ) -> tuple[bytes, object]:
-        """Return the pickle of an item, and what it names."""
-        loans: dict[int, Any] = {}
-        new_args = tuple(self._loan(value, loans) for value in args)
-        new_kwargs = kwargs and {name: self._loan(kwargs[name], loans) for name in kwargs}
-        with kept_until_loaded() as keepers:
-            if form == ONE:
-                data = dump(new_args[0])
-            else:
-                data = dump(new_args if form == SEVERAL else (new_args, new_kwargs))
-        return data, (keepers, loans)
-
-    def _loan(self, value: Any, loans: dict[int, Any]) -> Any:
-        """Return what is loaded from a file, once a call, in place of what is large."""
         if not _is_large(value):
             return value
         if id(value) not in loans:
@@ -163,13 +137,13 @@ class Lender:
             held = kept.held if kept is not None and self._is_as_it_was(kept) else seal(value)
         if not isinstance(held, Held):
             return None
-        self._kept[id(value)] = _Kept(value, held, self._moment)
+        self._kept[id(value)] = _Kept(value, held, self.moment)
         if len(self._kept) > MOST_KEPT:
             self._kept.popitem(last=False)
         return held
 
     def _is_as_it_was(self, kept: _Kept) -> bool:
-        is_new = kept.moment is self._moment or type(kept.value) in PLAIN
+        is_new = kept.moment is self.moment or type(kept.value) in PLAIN
         return is_new or kept.held.holds(kept.value)
 
 

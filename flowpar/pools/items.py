@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, overload
 
 from flowpar.errors import NotPicklable
+from flowpar.pools.mainclasses import Published, take_in
 from flowpar.task import LITERAL, Call
 
 ONE, SEVERAL, FULL = range(3)
@@ -28,14 +29,21 @@ class Frozen:
         Its pickle, which only a worker loads.
     item
         The item, as it is now; it stays here.
+    classes
+        Those of ``__main__`` that the pickle names.
+    item
+        The item, as it is now; it stays here.
     keepers
         What the pickle names; as that.
     """
 
-    __slots__ = ("data", "item", "keepers")
+    __slots__ = ("classes", "data", "item", "keepers")
 
-    def __init__(self, data: bytes, item: Any = None, keepers: object = None) -> None:
+    def __init__(
+        self, data: bytes, classes: Published = (), item: Any = None, keepers: object = None
+    ) -> None:
         self.data = data
+        self.classes = classes
         self.item = item
         self.keepers = keepers
 
@@ -48,6 +56,7 @@ class Frozen:
             If its loading raises.
         """
         try:
+            take_in(self.classes)
             return pickle.loads(self.data)  # noqa: S301 - made by the parent
         except Exception as error:
             raise NotPicklable(
@@ -56,7 +65,7 @@ class Frozen:
             ) from error
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Frozen, (self.data,)
+        return Frozen, (self.data, self.classes)
 
 
 class Items(Sequence[Call]):

@@ -346,3 +346,66 @@ def test_nothing_that_is_sent_is_loaded_here():
     assert outcomes(flowpar.imap(first, iter(given), chunksize=3)) == [7, "NotPicklable", 7]
     assert outcomes(flowpar.imap(lambda _: lock, iter(given), chunksize=3)) == ["NotPicklable"] * 3
     assert loaded_here == []
+
+
+@pytest.mark.parametrize("how", ["file", "stdin"])
+def test_items_of_classes_of_the_script(run_script, how):
+    done = run_script(
+        """
+import collections, dataclasses, enum, flowpar
+
+class Base:
+    scale = 2
+
+@dataclasses.dataclass
+class Point(Base):
+    x: int
+    def scaled(self):
+        return self.x * self.scale
+
+class Colour(enum.Enum):
+    RED, BLUE = 1, 2
+
+Pair = collections.namedtuple("Pair", "left right")
+
+class Slotted:
+    __slots__ = ("n",)
+    def __init__(self, n):
+        self.n = n
+
+def local_class():
+    class Local(Point):
+        def __eq__(self, other):
+            return type(self) is type(other)
+    return Local
+
+Local = local_class()
+
+def tell(item):
+    if isinstance(item, Point):
+        return type(item) is Point, item.scaled(), isinstance(item, Base), Point(item.x) == item
+    if isinstance(item, Colour):
+        return item is Colour.RED, item is Colour.BLUE
+    if isinstance(item, Pair):
+        return item.left + item.right
+    return item.n if isinstance(item, Slotted) else item()
+
+items = [Point(3), Colour.RED, Colour.BLUE, Pair(1, 2), Slotted(7), Local(4), lambda: Point(1).scaled()]
+expected = [tell(item) for item in items]
+with flowpar.Pool(2) as pool:
+    for chunksize in (1, 3):
+        assert list(pool.imap(tell, iter(items * 3), chunksize)) == expected * 3
+    point = Point(5)
+    def used_again():
+        for point.x in range(20):
+            yield point
+    assert [each[1] for each in pool.imap(tell, used_again(), 4)] == [2 * x for x in range(20)]
+    Base.scale = 10  # the next call's
+    assert [each[1] for each in pool.imap(tell, [Point(1)])] == [10]
+    assert list(pool.imap(lambda point: point, [Point(9)])) == [Point(9)]
+assert list(flowpar.Parallel(2)((tell, (item,)) for item in items[:-1])) == [*map(tell, items[:-1])]
+print("all right")
+""",
+        how=how,
+    )
+    assert done.stdout.strip() == "all right", done.stderr
