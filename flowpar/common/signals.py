@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import itertools
+import operator
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable
 from threading import BrokenBarrierError
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
+from flowpar.common.gates import Gate, seconds
 from flowpar.common.locks import Lock, RLock
-from flowpar.common.remote import Shared, serve
-from flowpar.common.serving import TIMED_OUT
+from flowpar.common.remote import Remote, Shared, serve
+from flowpar.common.serving import TIMED_OUT, server_at
 from flowpar.common.things import Flag, Gathering, Permits, Turnstile
+from flowpar.errors import PoolError
 from flowpar.pickling import refuse_to_be_kept
+
+_tickets = itertools.count(1)
+"""The numbers by which this process enlists: made here, so that each can be taken back."""
+
+
+def _limit(timeout: float | None) -> float | None:
+    return None if timeout is None else seconds(timeout)
 
 
 class Semaphore(Shared):
     """So many permits, which tasks on threads and in processes take and give back.
 
-    Used like `multiprocessing.Semaphore`. When a process dies, what it holds is given back.
+    Used like `multiprocessing.Semaphore`. When a process dies within a call, what it has taken in
+    that call is given back. What a call keeps that has ended stays taken, until it is released.
 
     Parameters
     ----------
     value
-        How many there are.
+        How many there are, a whole number.
 
     Examples
     --------
@@ -37,9 +54,10 @@ class Semaphore(Shared):
     """
 
     def __init__(self, value: int = 1) -> None:
-        if value < 0:
+        count = operator.index(value)
+        if count < 0:
             raise ValueError("a semaphore begins with zero permits or more")
-        self._remote = serve(Permits(value, self._most(value)))
+        self._remote = serve(Permits(count, self._most(count)))
 
     def _most(self, _value: int) -> int | None:
         return None
@@ -56,8 +74,12 @@ class Semaphore(Shared):
         timeout
             Seconds to wait for at most; None: as long as it takes.
         """
-        wait = block and blocking and (timeout is None or timeout > 0)
-        return self._ask("acquire", wait, timeout=timeout if wait else None) is True
+        limit = _limit(timeout)
+        wait = block and blocking and limit != 0
+        is_taken = self._ask("acquire", wait, timeout=limit if wait else None) is True
+        if is_taken:
+            _note(self._remote, 1)
+        return is_taken
 
     def release(self) -> None:
         """Give a permit back.
@@ -68,6 +90,7 @@ class Semaphore(Shared):
             If it is bounded, and none was taken.
         """
         self._ask("release")
+        _note(self._remote, -1)
 
     def get_value(self) -> int:
         """Return how many permits there are now."""
@@ -88,13 +111,58 @@ class Semaphore(Shared):
         return None  # it decides when something happens, never what it gives
 
 
+class _Taken:
+    """The permits that the call which runs here has taken from elsewhere, and not given back."""
+
+    counts: Final[dict[Remote, int]] = {}
+    lock = threading.RLock()
+    pid = 0
+
+
+def _note(remote: Remote, change: int) -> None:
+    if server_at(remote.path) is not None:  # they end with this process
+        return
+    with _Taken.lock:
+        count = _Taken.counts.pop(remote, 0) + change
+        if count > 0:
+            _Taken.counts[remote] = count
+        if _Taken.pid != os.getpid():
+            _Taken.pid = os.getpid()
+            _settle_at_exit()
+
+
+def _settle_at_exit() -> None:
+    atexit.register(settle)
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:  # its processes have exit functions of their own
+        util.Finalize(None, settle, exitpriority=0)
+
+
+def settle() -> None:
+    """Have what was taken here stay taken, however this process ends: the call has ended."""
+    with _Taken.lock:
+        remotes = list(_Taken.counts)
+        _Taken.counts.clear()
+    for remote in remotes:
+        with contextlib.suppress(PoolError, OSError):  # its process has ended
+            remote.ask("settle")
+
+
+def _after_fork() -> None:
+    _Taken.lock = threading.RLock()
+    _Taken.counts.clear()  # they are the parent's
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 class BoundedSemaphore(Semaphore):
     """A semaphore that refuses more permits than it began with; otherwise as `Semaphore`.
 
     Parameters
     ----------
     value
-        How many there are.
+        How many there are, a whole number.
 
     Examples
     --------
@@ -147,13 +215,14 @@ class Event(Shared):
         timeout
             Seconds to wait for at most; None: as long as it takes.
         """
-        return self._ask("wait", timeout=None if timeout is None else max(timeout, 0)) is True
+        return self._ask("wait", timeout=_limit(timeout)) is True
 
 
 class Condition(Shared):
     """A lock, and those who wait until something has changed under it.
 
-    Used like `multiprocessing.Condition`.
+    Used like `multiprocessing.Condition`. A process that dies while it waits takes no notification
+    with it. If a signal handler raises while `wait` takes the lock again, that is not held.
 
     Parameters
     ----------
@@ -177,6 +246,11 @@ class Condition(Shared):
     """
 
     def __init__(self, lock: Lock | RLock | None = None) -> None:
+        if lock is not None and not isinstance(lock, (Lock, RLock)):
+            raise TypeError(
+                f"a condition cannot use {lock!r} as its lock: "
+                "pass a flowpar.Lock(), a flowpar.RLock(), or nothing"
+            )
         self._lock = RLock() if lock is None else lock
         self._remote = serve(Turnstile())
         self._share_lock()
@@ -197,7 +271,9 @@ class Condition(Shared):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._lock.release()
+        # If a signal handler has raised while `wait` took the lock again, it is not held.
+        if kind is None or self._lock._is_mine():
+            self._lock.__exit__(kind, error, traceback)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Let go of the lock, wait to be notified, and take it again.
@@ -212,17 +288,20 @@ class Condition(Shared):
         bool
             Whether it was notified.
         """
+        limit = _limit(timeout)
         self._check()
-        ticket = self._ask("enlist")
-        depth = self._lock._let_go()
-        limit = None if timeout is None else max(timeout, 0)
+        lock, ticket = self._lock, next(_tickets)
+        count = lock._count
         try:
-            found = self._ask("wait", ticket, timeout=limit)
-        except BaseException:
+            self._ask("enlist", ticket)
+            try:
+                Gate.release(lock)
+                found = self._ask("wait", ticket, timeout=limit)
+            finally:
+                lock._take_again(count)
+        except BaseException:  # also an interrupt: nobody is to be notified in vain
             self._ask("delist", ticket)
             raise
-        finally:
-            self._lock._take_again(depth)
         return found is not TIMED_OUT
 
     def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
@@ -235,7 +314,7 @@ class Condition(Shared):
         timeout
             Seconds to wait for at most; None: as long as it takes.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + seconds(timeout)
         while not (result := predicate()):
             rest = None if deadline is None else deadline - time.monotonic()
             if rest is not None and rest <= 0:
@@ -249,10 +328,11 @@ class Condition(Shared):
         Parameters
         ----------
         n
-            How many.
+            How many; less than zero is zero.
         """
+        count = max(operator.index(n), 0)
         self._check()
-        self._ask("notify", n)
+        self._ask("notify", count)
 
     def notify_all(self) -> None:
         """Wake all who wait."""
@@ -260,8 +340,10 @@ class Condition(Shared):
         self._ask("notify", None)
 
     def _check(self) -> None:
-        if not self._lock._is_owned():
-            raise RuntimeError("the lock of a condition must be held to wait and to notify")
+        if not self._lock._is_mine():
+            raise RuntimeError(
+                "the lock of a condition must be held by the thread that waits or notifies"
+            )
 
 
 def _condition(kind: Any, lock: Any, remote: Any) -> object:
@@ -301,12 +383,12 @@ class Barrier(Shared):
         action: Callable[[], object] | None = None,
         timeout: float | None = None,
     ) -> None:
-        if parties < 1:
+        self._parties = operator.index(parties)
+        if self._parties < 1:
             raise ValueError("a barrier has at least one party")
-        self._parties = parties
         self._action = action
-        self._timeout = timeout
-        self._remote = serve(Gathering(parties, action is not None))
+        self._timeout = _limit(timeout)
+        self._remote = serve(Gathering(self._parties, action is not None))
 
     @property
     def parties(self) -> int:
@@ -336,8 +418,8 @@ class Barrier(Shared):
         threading.BrokenBarrierError
             If somebody has left it, or it took too long.
         """
-        timeout = self._timeout if timeout is None else timeout
-        found = self._ask("arrive", timeout=None if timeout is None else max(timeout, 0))
+        limit = self._timeout if timeout is None else seconds(timeout)
+        found = self._ask("arrive", timeout=limit)
         if found is TIMED_OUT:
             raise BrokenBarrierError("not all came to the barrier in time")
         place, is_to_act = found

@@ -7,7 +7,6 @@ heard is undone by what came with the answer; and `leave` is told of a process t
 
 from __future__ import annotations
 
-import itertools
 import pickle
 from abc import abstractmethod
 from collections import OrderedDict, deque
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from threading import BrokenBarrierError
+from typing import Final
 
 Undo = Callable[[], object]
 
@@ -54,6 +54,10 @@ class Thing:
         """Take back what a process has that ended."""
 
 
+_ENDED: Final = "calls that have ended"
+"""Holds the permits that nobody gives back by dying."""
+
+
 class Permits(Thing):
     """A semaphore.
 
@@ -84,9 +88,17 @@ class Permits(Thing):
         """Give one back, or one more."""
         if self._most is not None and self._count >= self._most:
             raise ValueError("a semaphore was released too many times")
-        # Who releases what another has taken does it for that one.
-        session = ask.session if ask.session in self._holders else next(iter(self._holders), None)
-        self._give_back(session)
+        # Who releases what another has taken does it for that one: first for those who will not.
+        first = next(iter(self._holders), None)
+        own = (session for session in (ask.session, _ENDED) if session in self._holders)
+        self._give_back(next(own, first))
+        ask.answer(None)
+
+    def settle(self, ask: Ask) -> None:
+        """Have what the process has stay taken, though it should end."""
+        kept = self._holders.pop(ask.session, 0)
+        if kept:
+            self._holders[_ENDED] = self._holders.get(_ENDED, 0) + kept
         ask.answer(None)
 
     def get_value(self, ask: Ask) -> None:
@@ -158,34 +170,37 @@ class Flag(Thing):
 
 @dataclass(slots=True)
 class _Ticket:
-    session: object
     ask: Ask | None = None
     is_called: bool = False
+
+
+_Place = tuple[object, int]
+"""Who has a ticket: a process, and the number that it has given it."""
 
 
 class Turnstile(Thing):
     """Those who wait for a condition: they enlist while they hold its lock, and then wait."""
 
     def __init__(self) -> None:
-        self._tickets: OrderedDict[int, _Ticket] = OrderedDict()
-        self._numbers = itertools.count(1)
+        self._tickets: OrderedDict[_Place, _Ticket] = OrderedDict()
 
-    def enlist(self, ask: Ask) -> None:
+    def enlist(self, ask: Ask, number: int) -> None:
         """Give out a ticket."""
-        number = next(self._numbers)
-        self._tickets[number] = _Ticket(ask.session)
-        ask.answer(number)
+        place = ask.session, number
+        self._tickets[place] = _Ticket()
+        ask.answer(None, partial(self._drop, place))
 
     def wait(self, ask: Ask, number: int) -> None:
         """Answer when the ticket is called."""
-        ticket = self._tickets[number]
+        place = ask.session, number
+        ticket = self._tickets[place]
         ticket.ask = ask
         if ticket.is_called:
-            self._let_in(number)
+            self._let_in(place)
 
     def delist(self, ask: Ask, number: int) -> None:
-        """Take a ticket back; if it was called, another is."""
-        self._drop(number)
+        """Take a ticket back, if it is there; if it was called, another is."""
+        self._drop((ask.session, number))
         ask.answer(None)
 
     def notify(self, ask: Ask, count: int | None) -> None:
@@ -195,33 +210,33 @@ class Turnstile(Thing):
 
     def forget(self, ask: Ask) -> None:
         """See `Thing`."""
-        for number in [n for n, ticket in self._tickets.items() if ticket.ask is ask]:
-            self._drop(number)
+        for place in [at for at, ticket in self._tickets.items() if ticket.ask is ask]:
+            self._drop(place)
 
     def leave(self, session: object) -> None:
         """See `Thing`."""
-        for number in [n for n, ticket in self._tickets.items() if ticket.session == session]:
-            self._drop(number)
+        for place in [at for at in self._tickets if at[0] == session]:
+            self._drop(place)
 
     def _call(self, count: int) -> None:
-        uncalled = [n for n, ticket in self._tickets.items() if not ticket.is_called]
-        for number in uncalled[:count]:
-            ticket = self._tickets.get(number)
+        uncalled = [at for at, ticket in self._tickets.items() if not ticket.is_called]
+        for place in uncalled[:count]:
+            ticket = self._tickets.get(place)
             # One who is let in and is not there any more has another called meanwhile.
             if ticket is None or ticket.is_called:
                 self._call(1)
                 continue
             ticket.is_called = True
             if ticket.ask is not None:
-                self._let_in(number)
+                self._let_in(place)
 
-    def _let_in(self, number: int) -> None:
-        ask = self._tickets.pop(number).ask
+    def _let_in(self, place: _Place) -> None:
+        ask = self._tickets.pop(place).ask
         if ask is not None:
             ask.answer(True, partial(self._call, 1))
 
-    def _drop(self, number: int) -> None:
-        ticket = self._tickets.pop(number, None)
+    def _drop(self, place: _Place) -> None:
+        ticket = self._tickets.pop(place, None)
         if ticket is not None and ticket.is_called:
             self._call(1)
 

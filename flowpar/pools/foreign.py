@@ -24,7 +24,7 @@ from flowpar.errors import Cancelled, PoolError, WorkerDied
 from flowpar.pools.base import Callback, Ticket, Watchdog
 from flowpar.pools.resources import cpu_count
 from flowpar.pools.transport import Batch, Report
-from flowpar.pools.worker import execute, timed_out
+from flowpar.pools.worker import execute, settle, timed_out
 
 LOOK_EVERY: Final = 0.2
 """Seconds between two looks at the processes of a pool. A call is given up at the second look that
@@ -46,7 +46,9 @@ class ForeignTicket(Ticket):
 def execute_noted(batch: Batch, note: str) -> Report:
     """Write down which process this is, then make the calls of a batch."""
     Path(note).write_text(str(os.getpid()), encoding="ascii")
-    return execute(batch)
+    report = execute(batch)
+    settle()
+    return report
 
 
 class ForeignPool:

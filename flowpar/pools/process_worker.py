@@ -22,7 +22,7 @@ from flowpar.pools.slate import BARS, NOWHERE, POSITION, SENDING, Claims, Slate
 from flowpar.pools.surroundings import Context, Surroundings, become_worker
 from flowpar.pools.transport import Batch, dump_report
 from flowpar.pools.values import Isolation
-from flowpar.pools.worker import execute
+from flowpar.pools.worker import execute, settle
 
 _LOWEST_DESCRIPTOR: Final = 100
 """Ours are moved up to here, out of the way of tasks that close or use low ones blindly."""
@@ -193,6 +193,7 @@ class ProcessWorker:
         memo = sys.modules.get("flowpar.memo")
         if memo is not None:  # a task may have called cached functions
             memo.commit_all()
+        settle()
         try:
             return channel.REPORT, dump_report(report, self._depot, number)
         except BaseException as error:  # noqa: BLE001 - pickling runs the user's code

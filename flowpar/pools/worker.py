@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Mapping, MutableSequence
@@ -35,6 +36,13 @@ _inside = threading.local()
 def is_inside_task() -> bool:
     """Return whether this thread is running a task."""
     return getattr(_inside, "depth", 0) > 0
+
+
+def settle() -> None:
+    """Have the permits that calls here have kept stay taken: the calls have ended."""
+    signals = sys.modules.get("flowpar.common.signals")
+    if signals is not None:
+        signals.settle()
 
 
 def execute(  # noqa: C901, PLR0912, PLR0915 - see its notes
