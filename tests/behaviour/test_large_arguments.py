@@ -239,19 +239,24 @@ def used_again(values):
 
 
 READERS = {
-    "Pool.imap": lambda pool, items: pool.imap(first, items),
-    "Pool.imap, in chunks": lambda pool, items: pool.imap(first, items, chunksize=7),
-    "imap": lambda _, items: flowpar.imap(first, items, window=5),
-    "stream": lambda _, items: flowpar.stream(items).map(first, pool="processes"),
-    "Executor.map": lambda pool, items: _mapped(items),
-    "Parallel": lambda _, items: flowpar.Parallel(2)(delayed(first)(each) for each in items),
-    "Parallel, by name": lambda _, items: flowpar.Parallel(2, batch_size=4)(
+    "Pool.imap": lambda items: _by_pool(items, 1),
+    "Pool.imap, in chunks": lambda items: _by_pool(items, 7),
+    "imap": lambda items: flowpar.imap(first, items, window=5),
+    "stream": lambda items: flowpar.stream(items).map(first, pool="processes"),
+    "Executor.map": lambda items: _by_executor(items),
+    "Parallel": lambda items: flowpar.Parallel(2)(delayed(first)(each) for each in items),
+    "Parallel, by name": lambda items: flowpar.Parallel(2, batch_size=4)(
         (first, (), {"values": each}) for each in items
     ),
 }
 
 
-def _mapped(items):
+def _by_pool(items, chunksize):
+    with flowpar.Pool(2) as pool:
+        return list(pool.imap(first, items, chunksize))
+
+
+def _by_executor(items):
     with flowpar.Executor(2) as executor:
         return list(executor.map(first, items, buffersize=8))
 
@@ -259,8 +264,7 @@ def _mapped(items):
 @pytest.mark.parametrize("kind", GIVEN)
 @pytest.mark.parametrize("reader", READERS)
 def test_items_are_what_they_were_when_they_were_read(reader, kind):
-    with flowpar.Pool(2) as pool:
-        assert list(READERS[reader](pool, used_again(GIVEN[kind]()))) == list(range(40))
+    assert list(READERS[reader](used_again(GIVEN[kind]()))) == list(range(40))
 
 
 def is_same(one, other):
