@@ -269,7 +269,7 @@ class ProcessPool:
         return None
 
     def _check_owner(self) -> None:
-        if os.getpid() != self._board.owner:
+        if self._board.is_abandoned:
             raise PoolError(
                 "this process pool belongs to the process that this one was forked from; "
                 "make one here"

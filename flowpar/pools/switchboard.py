@@ -58,7 +58,8 @@ class Switchboard:
         self._gatherer: int | None = None
         self.retired = Retired()
         self.is_closed = False
-        self.owner = os.getpid()
+        self.is_abandoned = False
+        """Whether this is a process that was forked from the one which made it."""
         _boards.add(self)
 
     @property
@@ -121,7 +122,7 @@ class Switchboard:
 
     def close(self) -> None:
         """End all tickets, all processes and the thread."""
-        if os.getpid() != self.owner:
+        if self.is_abandoned:
             return
         with self._lock:
             self.is_closed = True
@@ -134,6 +135,7 @@ class Switchboard:
 
     def abandon(self) -> None:
         """Close every descriptor, in a process forked from this one."""
+        self.is_abandoned = True
         if self._line is not None:
             self._line.abandon()
 
