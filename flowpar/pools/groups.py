@@ -15,10 +15,15 @@ TRACKER: Final = "multiprocessing.resource_tracker"
 the one that started it, as soon as that has ended. It ends by itself then."""
 
 
+_ENDED: Final = frozenset({"Z", "X", None})
+
+
 def kill_group(pid: int) -> None:
     """Kill a process and its process group, but for what frees their shared memory."""
-    # One that has ended has no children any more; those are in its group.
-    if _state_of(pid) == "Z" or any(map(is_tracker, children_of(pid))):
+    has_tracker = any(map(is_tracker, children_of(pid)))
+    # One that has ended has no children any more; those are in its group. It may just have ended, so
+    # that is asked last.
+    if has_tracker or _state_of(pid) in _ENDED:
         _kill_all_but_trackers(pid)
     else:
         with contextlib.suppress(OSError):  # it does not lead a group
