@@ -21,8 +21,8 @@ _ENDED: Final = frozenset({"Z", "X", None})
 def kill_group(pid: int) -> None:
     """Kill a process and its process group, but for what frees their shared memory."""
     has_tracker = any(map(is_tracker, children_of(pid)))
-    # One that has ended has no children any more; those are in its group. It may just have ended, so
-    # that is asked last.
+    # One that has ended has no children any more; those are in its group. It may just have ended,
+    # so that is asked last.
     if has_tracker or _state_of(pid) in _ENDED:
         _kill_all_but_trackers(pid)
     else:
