@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
+from flowpar.common.cstructs import Form, form_of, type_of
 from flowpar.common.locks import RLock
 from flowpar.common.mapping import Source, make, region_at
 from flowpar.pickling import refuse_to_be_kept
@@ -30,17 +31,19 @@ class _Cell:
         """Return the object of `ctypes` itself; to use it does not lock it."""
         return self._object
 
-    def get_lock(self) -> Any:
-        """Return the lock, which is an `RLock` unless another was given.
+    @property
+    def get_lock(self) -> Callable[[], Any]:
+        """Returns the lock, which is an `RLock` unless another was given.
 
         Raises
         ------
         AttributeError
-            If it was made without.
+            If it was made without; then there is no such method.
         """
-        if self._lock is None:
+        lock = self._lock
+        if lock is None:
             raise AttributeError(f"this {type(self).__name__} was made with lock=False")
-        return self._lock
+        return lambda: lock
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Lock it; see `Lock.acquire`."""
@@ -76,16 +79,12 @@ class _Cell:
         source = region and region.reference()
         if source is None:
             raise TypeError(f"this {type(self).__name__} is gone: the process that made it let go")
-        kind = type(self._object)
-        # Classes of arrays have no name that others could find them by.
-        known = (kind._type_, kind._length_) if issubclass(kind, ctypes.Array) else (kind, None)
-        return _revive, (type(self), source, known, self._lock)
+        return _revive, (type(self), source, form_of(type(self._object)), self._lock)
 
 
-def _revive(kind: Any, source: Source, known: tuple[Any, int | None], lock: object) -> object:
-    item, length = known
+def _revive(kind: Any, source: Source, form: Form, lock: object) -> object:
     found = kind.__new__(kind)
-    found._hold(item if length is None else item * length, source.map(), lock)
+    found._hold(type_of(form), source.map(), lock)
     return found
 
 
@@ -155,7 +154,15 @@ class Value(_Cell):
     def value(self, new: Any) -> None:
         self._locked(setattr, self._object, "value", new)
 
+    def __getitem__(self, place: Any) -> Any:
+        return self._locked(operator.getitem, self._object, place)
+
+    def __setitem__(self, place: Any, new: Any) -> None:
+        self._locked(operator.setitem, self._object, place, new)
+
     def __getattr__(self, name: str) -> Any:
+        if name == "get_lock":  # which has said so, and is asked for in this way then
+            raise AttributeError(f"this {type(self).__name__} was made with lock=False")
         if name.startswith("_") or name not in _fields(self._object):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return self._locked(getattr, self._object, name)
@@ -171,7 +178,8 @@ class Value(_Cell):
 
 
 def _fields(thing: object) -> list[str]:
-    return [field[0] for field in getattr(thing, "_fields_", ())]
+    classes = type(thing).__mro__
+    return [field[0] for each in classes for field in vars(each).get("_fields_", ())]
 
 
 class Array(_Cell):
@@ -245,6 +253,12 @@ class Array(_Cell):
     @raw.setter
     def raw(self, new: Any) -> None:
         self._locked(setattr, self._object, "raw", new)
+
+    def __buffer__(self, flags: int) -> memoryview:
+        """See PEP 688; before Python 3.12, `get_obj` has the buffer."""
+        if self._lock is not None:
+            raise TypeError("an Array that has a lock shows its memory by get_obj() only")
+        return memoryview(self._object)
 
     def __repr__(self) -> str:
         return f"<Array {self[:]!r}>"

@@ -6,10 +6,10 @@ import pickle
 from queue import Empty, Full
 from typing import Any
 
+from flowpar.common.items import dump_item
 from flowpar.common.remote import Shared, serve
 from flowpar.common.serving import TIMED_OUT
 from flowpar.common.things import Line
-from flowpar.pickling import dump
 
 
 class Queue(Shared):
@@ -17,7 +17,8 @@ class Queue(Shared):
 
     Used like `multiprocessing.Queue`. An item is a copy, made when it is put: what does not pickle
     is refused there. Each item arrives once: one that was on its way to a process that died is
-    the next again. The queue lives in the process that made it, and ends with that.
+    the next again. The queue lives in the process that made it, and ends with that; there it goes
+    when neither that process nor a worker that got it as an argument has it any more.
 
     Parameters
     ----------
@@ -64,7 +65,7 @@ class Queue(Shared):
         """
         limit = _limit(block, timeout)
         wait = block and limit != 0
-        if self._ask("put", dump(obj), wait, timeout=limit if wait else None) is not True:
+        if self._ask("put", dump_item(obj), wait, timeout=limit if wait else None) is not True:
             raise Full
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
@@ -108,6 +109,23 @@ class Queue(Shared):
     def full(self) -> bool:
         """Return whether there is no room."""
         return 0 < self._maxsize <= self.qsize()
+
+    def task_done(self) -> None:
+        """Say that what was got is done, once for each item; see `join`.
+
+        Raises
+        ------
+        ValueError
+            If that was said more often than items were put.
+        """
+        self._ask("task_done")
+
+    def join(self) -> None:
+        """Wait until `task_done` was called for each item that was put, as `queue.Queue` does.
+
+        Who dies with an item, or ends, and has not called it is waited for.
+        """
+        self._ask("join")
 
     def close(self) -> None:
         """Do nothing: it is for programs that used `multiprocessing.Queue`."""

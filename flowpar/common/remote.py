@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import secrets
@@ -12,26 +13,34 @@ import time
 import weakref
 from typing import Any, Final
 
-from flowpar.common.serving import (
+from flowpar.common.serving import TIMED_OUT, Server, refuse_from_within, server_at, server_here
+from flowpar.common.things import Thing
+from flowpar.common.wire import (
     ASK,
     CANCEL,
     ERROR,
     HELLO,
+    HOLD,
+    LET_GO,
     NOTHING,
+    PIN,
+    REFUSED,
     TAKEN,
-    TIMED_OUT,
     TO_BE_TAKEN,
-    Server,
-    server_at,
-    server_here,
+    address_of,
 )
-from flowpar.common.things import Thing
 from flowpar.errors import PoolError
 from flowpar.pickling import keep, refuse_to_be_kept
 from flowpar.pools.channel import Frame, FrameReader, FrameWriter
 from flowpar.pools.home import before_closing
 
 _SESSION_BYTES: Final = 16
+_MOST_FREE: Final = 4
+"""So many sockets are kept for the next who ask; each takes a descriptor at both ends."""
+_LONGEST_POLL: Final = 86_400.0
+"""Seconds; the system takes 24 days."""
+_LAST_WORDS_SECONDS: Final = 1.0
+"""For so long the sockets of a process that ends may close one after the other."""
 
 
 class _Line:
@@ -40,19 +49,42 @@ class _Line:
     def __init__(self, path: str, hello: bytes) -> None:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._sock.connect(path)
+            with address_of(path) as address:
+                self._sock.connect(address)
         except BaseException:
             self._sock.close()
             raise
         self._reader = FrameReader(self._sock)
         self._writer = FrameWriter(self._sock)
-        self.send(HELLO, 0, hello)
+        self._send(HELLO, 0, hello)
 
-    def send(self, kind: int, number: int = 0, payload: bytes = b"") -> None:
+    def ask(self, number: int, payload: bytes, timeout: float | None) -> Frame:
+        """Return the answer, or what is said in its place if that did not come in time."""
+        self._send(ASK, number, payload)
+        frame = self._receive(timeout)
+        if frame is None:
+            self._send(CANCEL)
+            frame = self._receive(None)
+        assert frame is not None  # noqa: S101 - without a timeout there is one
+        if frame.number == TO_BE_TAKEN:
+            self._send(TAKEN)
+        return frame
+
+    def say(self, kind: int, number: int) -> None:
+        """Send a frame without a payload, from any thread, and from one that does just that."""
+        # Not by the writer of the others: each frame is a system call of its own.
+        writer = FrameWriter(self._sock)
+        writer.put(kind, number)
+        writer.flush()
+
+    def _send(self, kind: int, number: int = 0, payload: bytes = b"") -> None:
         self._writer.put(kind, number, payload)
-        self._writer.flush()
+        try:
+            self._writer.flush()
+        except (BrokenPipeError, ConnectionResetError):
+            return  # a server that has closed it has perhaps said why
 
-    def receive(self, timeout: float | None) -> Frame | None:
+    def _receive(self, timeout: float | None) -> Frame | None:
         """Return the next frame; None: it did not come in time."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while (frame := self._reader.take()) is None:
@@ -62,10 +94,19 @@ class _Line:
         return frame
 
     def _can_be_read(self, deadline: float) -> bool:
+        while True:
+            rest = max(0.0, deadline - time.monotonic())
+            # At least once: what is there is taken.
+            if self.has_news(min(rest, _LONGEST_POLL)):
+                return True
+            if rest <= _LONGEST_POLL:
+                return False
+
+    def has_news(self, timeout: float) -> bool:
+        """Return whether there is something to be read, or its end, after so many seconds."""
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
-        # At least once, and rounded up: what is there is taken.
-        return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+        return bool(poll.poll(timeout * 1000))
 
     def close(self) -> None:
         self._sock.close()
@@ -80,30 +121,31 @@ class _Link:
         self._life = _Line(path, self._hello)
         self._free: list[_Line] = []
 
-    def ask(self, number: int, payload: bytes, timeout: float | None) -> Any:
+    def ask(self, number: int, payload: bytes, timeout: float | None) -> Frame:
+        """Return what the server says."""
         try:
             line = self._free.pop()
         except IndexError:
             line = _Line(self._path, self._hello)
         try:
-            line.send(ASK, number, payload)
-            frame = line.receive(timeout)
-            if frame is None:
-                line.send(CANCEL)
-                frame = line.receive(None)
-            assert frame is not None  # noqa: S101 - without a timeout there is one
-            if frame.number == TO_BE_TAKEN:
-                line.send(TAKEN)
+            frame = line.ask(number, payload, timeout)
         except BaseException:  # also an interrupt: the server sees the end, and undoes its answer
             line.close()
             raise
-        self._free.append(line)
-        if frame.number == NOTHING:
-            return TIMED_OUT
-        found = pickle.loads(frame.payload)  # noqa: S301 - from a process of ours
-        if frame.kind == ERROR:
-            raise found
-        return found
+        if len(self._free) < _MOST_FREE and not (frame.kind == ERROR and frame.number == REFUSED):
+            self._free.append(line)
+        else:
+            line.close()
+        return frame
+
+    def let_go(self, number: int) -> None:
+        """Tell the server that this process has a thing no more."""
+        with contextlib.suppress(OSError):  # it has ended
+            self._life.say(LET_GO, number)
+
+    def is_over(self, timeout: float) -> bool:
+        """Return whether the server has ended, or does so in so many seconds."""
+        return self._life.has_news(timeout)  # which is its end: there is nothing to be said to it
 
     def close(self) -> None:
         for line in (self._life, *self._free):
@@ -136,6 +178,15 @@ def _unlink(path: str) -> None:
         link.close()
 
 
+def _unlink_if_over(path: str, timeout: float) -> bool:
+    """Forget a server that has ended, or does so in so many seconds; return whether it has."""
+    link = _Links.known.get(path)
+    is_over = link is None or link.is_over(timeout)
+    if is_over:
+        _unlink(path)
+    return is_over
+
+
 def _unlink_all() -> None:
     for path in list(_Links.known):
         _unlink(path)
@@ -156,6 +207,9 @@ class Remote:
         self.path = path
         self.key = key
         self.number = number
+        self._is_pinned = False
+        self._is_held = False
+        self._is_captured = False
 
     def ask(self, method: str, *args: object, timeout: float | None = None) -> Any:
         """Return the answer, or `TIMED_OUT`.
@@ -176,28 +230,76 @@ class Remote:
         Exception
             What the thing raises.
         """
+        limit = _checked(timeout)
         server = server_at(self.path)
         if server is not None:
-            return server.ask(self.number, method, args, timeout)
-        payload = pickle.dumps((method, args), protocol=5)
+            return server.ask(self.number, method, args, limit)
+        refuse_from_within()
+        frame = self._ask_there(pickle.dumps((method, args), protocol=5), limit)
+        if frame.kind == ERROR:
+            raise pickle.loads(frame.payload)  # noqa: S301 - from a process of ours
+        if frame.number == NOTHING:
+            return TIMED_OUT
+        return pickle.loads(frame.payload)  # noqa: S301 - as above
+
+    def _ask_there(self, payload: bytes, timeout: float | None) -> Frame:
         try:
-            return _link(self.path, self.key).ask(self.number, payload, timeout)
+            frame = _link(self.path, self.key).ask(self.number, payload, timeout)
         except (EOFError, ConnectionError, FileNotFoundError) as error:
-            _unlink(self.path)
-            raise PoolError(
-                "what is asked for is gone: the process that made it has ended"
-            ) from error
+            raise PoolError(_lost(self.path)) from error
+        if frame.kind == ERROR and frame.number == REFUSED:
+            _unlink_if_over(self.path, 0.0)
+        return frame
+
+    def hold(self) -> None:
+        """Have it stay as long as this process has it, be it elsewhere."""
+        is_known = self._is_pinned or self._is_held or self._is_captured
+        if is_known or server_at(self.path) is not None:
+            return
+        self._is_held = True
+        with contextlib.suppress(PoolError, OSError):  # it is gone, as who uses it is told
+            self.ask(HOLD)
+
+    def note_captured(self) -> None:
+        """Have it not be held: it came with a function."""
+        self._is_captured = True
 
     def __reduce__(self) -> tuple[object, ...]:
-        if server_at(self.path) is None or not keep(self, 0):
-            self.ask("pin")
+        server = server_at(self.path)
+        if not self._is_pinned and (server is None or not keep(self, 0)):
+            if server is None:
+                self.ask(PIN)
+            else:
+                server.pin(self.number)
+            self._is_pinned = True
         return remote_of, (self.path, self.key, self.number)
 
     def __del__(self) -> None:
         server = server_at(self.path)
-        thing = None if server is None else server.things.get(self.number)
-        if server is not None and thing is not None and not thing.is_pinned:
+        if server is None:
+            link = _Links.known.get(self.path) if self._is_held else None
+            if link is not None:
+                link.let_go(self.number)
+            return
+        thing = server.things.get(self.number)
+        if thing is not None and not thing.is_pinned:
             server.things.pop(self.number, None)
+
+
+def _checked(timeout: float | None) -> float | None:
+    """Return for how many seconds to wait, as all that waits here can."""
+    if timeout is None:
+        return None
+    if timeout != timeout:  # noqa: PLR0124 - NaN, of whatever type
+        raise ValueError("a timeout is a number of seconds, and not NaN")
+    return min(max(timeout, 0), threading.TIMEOUT_MAX)
+
+
+def _lost(path: str) -> str:
+    """Say what has become of a server that did not answer."""
+    if _unlink_if_over(path, _LAST_WORDS_SECONDS):
+        return "what is asked for is gone: the process that made it has ended"
+    return "the process that made what is asked for has closed the connection"
 
 
 _remotes: Final[weakref.WeakValueDictionary[tuple[str, int], Remote]] = (
@@ -220,6 +322,31 @@ def remote_of(path: str, key: bytes, number: int) -> Remote:
             if found is None:
                 found = _remotes[path, number] = Remote(path, key, number)
     return found
+
+
+def known() -> frozenset[tuple[str, int]]:
+    """Return the names of what this process has."""
+    return frozenset(list(_remotes))
+
+
+def note_captured(before: frozenset[tuple[str, int]]) -> None:
+    """Take what this process has since then for the part of a function.
+
+    A worker keeps functions for the next call, which nobody can make when the function is gone
+    where it came from: so they hold nothing.
+    """
+    for name, remote in list(_remotes.items()):
+        if name not in before:
+            remote.note_captured()
+
+
+def hold_all() -> None:
+    """Have all stay that this process has of others, as long as it has it.
+
+    A worker calls it before it says that a batch is done: who has sent it that may let go then.
+    """
+    for remote in list(_remotes.values()):
+        remote.hold()
 
 
 class Shared:

@@ -17,129 +17,37 @@ import secrets
 import selectors
 import socket
 import threading
-from collections import Counter
+from collections import deque
+from collections.abc import Iterator
 from typing import Any, Final
 
+from flowpar.common.clients import Client, LocalAsk, RemoteAsk
+from flowpar.common.entrance import Entrance
+from flowpar.common.holders import Fork, Session
 from flowpar.common.mapping import new_name
-from flowpar.common.things import Ask, Thing, Undo
+from flowpar.common.things import Ask, Thing
+from flowpar.common.wire import (
+    ANSWER,
+    ASK,
+    CANCEL,
+    ERROR,
+    HELLO,
+    HOLD,
+    KEY_BYTES,
+    LET_GO,
+    NOTHING,
+    PIN,
+    TAKEN,
+    dump_error,
+)
 from flowpar.errors import PoolError
-from flowpar.pools.channel import FrameError, FrameReader, FrameWriter
+from flowpar.pools.channel import FrameError
 from flowpar.pools.home import before_closing, nearest
 
-# What a client says; these are the numbers of frames, which know seven.
-ASK: Final = 1
-"""A pickled (method, arguments); the number is that of the thing."""
-CANCEL: Final = 2
-"""The answer is no longer waited for, unless it is on its way."""
-TAKEN: Final = 3
-"""The answer has arrived."""
-HELLO: Final = 4
-"""The key, and the session."""
-
-# What the server says.
-ANSWER: Final = 5
-"""A pickled value; the number is `NOTHING` if it was cancelled, `TO_BE_TAKEN` if it can be undone,
-else zero."""
-ERROR: Final = 6
-"""A pickled exception."""
-
-NOTHING: Final = 1
-TO_BE_TAKEN: Final = 2
-
-KEY_BYTES: Final = 16
 _FAREWELL_SECONDS: Final = 2.0
 
 TIMED_OUT: Final = object()
 """What is returned in place of an answer that did not come in time."""
-
-
-class _RemoteAsk(Ask):
-    """A request that came by a socket."""
-
-    __slots__ = ("client", "thing")
-
-    def __init__(self, client: _Client, thing: Thing) -> None:
-        self.client = client
-        self.thing = thing
-        self.session = client.session
-
-    def answer(self, value: object, undo: Undo | None = None) -> None:
-        """See `Ask`."""
-        number = 0 if undo is None else TO_BE_TAKEN
-        self.client.say(ANSWER, number, pickle.dumps(value, protocol=5), undo)
-
-    def fail(self, error: Exception) -> None:
-        """See `Ask`."""
-        self.client.say(ERROR, 0, _dump_error(error), None)
-
-
-def _dump_error(error: Exception) -> bytes:
-    try:
-        data = pickle.dumps(error, protocol=5)
-        pickle.loads(data)  # noqa: S301 - our own: some exceptions only pickle one way
-    except Exception:  # noqa: BLE001 - an exception class of the user's may do anything
-        return pickle.dumps(PoolError(f"{type(error).__name__}: {error}"), protocol=5)
-    return data
-
-
-class _Client:
-    """One socket of a client."""
-
-    def __init__(self, server: Server, sock: socket.socket) -> None:
-        self.server = server
-        self.sock = sock
-        self.session: bytes | None = None
-        self.waiting: _RemoteAsk | None = None
-        self.undo: Undo | None = None
-        self.reader = FrameReader(sock)
-        self.writer = FrameWriter(sock)
-
-    def say(self, kind: int, number: int, payload: bytes, undo: Undo | None) -> None:
-        """Send what the socket takes now; the server's thread sends the rest."""
-        self.waiting, self.undo = None, undo
-        self.writer.put(kind, number, payload)
-        try:
-            self.writer.flush()
-        except OSError:  # it has gone: its end of file is on its way
-            self.undo_answer()
-            return
-        if not self.writer.is_empty:
-            self.server.send_later(self)
-
-    def undo_answer(self) -> None:
-        """Undo what was answered last, if it was perhaps not heard."""
-        undo, self.undo = self.undo, None
-        if undo is not None:
-            undo()
-
-
-class LocalAsk(Ask):
-    """A request of the process that serves."""
-
-    __slots__ = ("done", "error", "is_over", "undo", "value")
-
-    def __init__(self) -> None:
-        self.session = None
-        self.is_over = False
-        self.value: object = None
-        self.error: Exception | None = None
-        self.undo: Undo | None = None
-        self.done: threading.Lock | None = None
-
-    def answer(self, value: object, undo: Undo | None = None) -> None:
-        """See `Ask`."""
-        self.value, self.undo = value, undo
-        self._end()
-
-    def fail(self, error: Exception) -> None:
-        """See `Ask`."""
-        self.error = error
-        self._end()
-
-    def _end(self) -> None:
-        self.is_over = True
-        if self.done is not None:
-            self.done.release()
 
 
 class Server:
@@ -149,21 +57,22 @@ class Server:
         self.path = f"{nearest().folders[0]}/{new_name('server')}"
         self.key = secrets.token_bytes(KEY_BYTES)
         self.things: dict[int, Thing] = {}
+        """What somebody in this process has, and what is pinned."""
         self.lock = threading.RLock()
+        self._holders: dict[object, Session | Fork] = {}
+        """Other processes, which have things be they let go of here or not."""
         self._numbers = itertools.count(1)
-        self._sessions: Counter[bytes | None] = Counter()
-        self._unsent: set[_Client] = set()
+        self._unsent: set[Client] = set()
+        self._forked: deque[Fork] = deque()
         self._parked: set[LocalAsk] = set()
-        self._clients: set[_Client] = set()
+        self._clients: set[Client] = set()
+        self._caller = 0
+        """The thread that calls a thing just now, or zero."""
         self._is_closed = False
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(self.path)
-        self._listener.listen(128)
-        self._listener.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._entrance = Entrance(self.path, self._selector)
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_write.setblocking(False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._serve, name="flowpar-common", daemon=True)
         self._thread.start()
@@ -173,6 +82,34 @@ class Server:
         number = next(self._numbers)
         self.things[number] = thing
         return number
+
+    def find(self, number: int) -> Thing:
+        """Return the thing of that number.
+
+        Raises
+        ------
+        PoolError
+            If it is gone.
+        """
+        found = self.things.get(number)
+        if found is not None:
+            return found
+        for holder in list(self._holders.values()):
+            if number in holder.things:
+                return holder.things[number]
+        raise PoolError("what is asked for is gone: the process that made it let go of it")
+
+    def pin(self, number: int) -> None:
+        """Have a thing stay, though nobody has it any more.
+
+        Raises
+        ------
+        PoolError
+            If it is gone.
+        """
+        thing = self.find(number)
+        thing.is_pinned = True
+        self.things[number] = thing
 
     def ask(self, number: int, method: str, args: tuple[Any, ...], timeout: float | None) -> Any:
         """Ask for a thing of this process.
@@ -184,30 +121,61 @@ class Server:
 
         Raises
         ------
-        Exception
+        PoolError
+            If it is gone.
+        BaseException
             What the thing raises.
         """
         ask = LocalAsk()
         with self.lock:
             if self._is_closed:
                 raise PoolError("shared things cannot be used while the program ends")
-            thing = self.things[number]
-            getattr(thing, method)(ask, *args)
+            thing = self.find(number)
+            self._call(thing, method, ask, args)
             if not ask.is_over:
-                ask.done = threading.Lock()
-                ask.done.acquire()
-                self._parked.add(ask)
+                self._park(ask, thing)
         if ask.done is not None and not self._await(ask, ask.done, thing, timeout):
             return TIMED_OUT
         if ask.error is not None:
             raise ask.error
         return ask.value
 
+    def _call(self, thing: Thing, method: str, ask: Ask, args: tuple[Any, ...]) -> None:
+        before, self._caller = self._caller, threading.get_ident()
+        try:
+            getattr(thing, method)(ask, *args)
+        finally:
+            self._caller = before
+
+    def refuse_from_within(self) -> None:
+        """Raise an error if this thread calls a thing: all would wait for what that waits for.
+
+        Raises
+        ------
+        PoolError
+            If so.
+        """
+        if self._caller == threading.get_ident():
+            raise PoolError(
+                "what is called while a shared object is used, such as the key of a sort, cannot "
+                "wait for another: take a copy, and use that"
+            )
+
+    def _park(self, ask: LocalAsk, thing: Thing) -> None:
+        try:
+            self.refuse_from_within()
+        except PoolError:
+            thing.forget(ask)
+            raise
+        ask.done = threading.Lock()
+        ask.done.acquire()
+        self._parked.add(ask)
+
     def _await(
         self, ask: LocalAsk, done: threading.Lock, thing: Thing, timeout: float | None
     ) -> bool:
         try:
-            done.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+            done.acquire(timeout=-1 if timeout is None else timeout)
         except BaseException:
             with self.lock:
                 self._parked.discard(ask)
@@ -222,9 +190,28 @@ class Server:
                 thing.forget(ask)
             return ask.is_over
 
-    def send_later(self, client: _Client) -> None:
+    def _send_later(self, client: Client) -> None:
         """Have the thread send what is left for a client."""
         self._unsent.add(client)
+        self._wake()
+
+    def fork(self) -> Fork | None:
+        """Return what is needed for a process that is about to be forked; None: nothing."""
+        things = dict(self._all())
+        if not things:
+            return None
+        try:
+            fork = Fork(things)
+        except OSError:  # no descriptors: what is there stays for good
+            for number in things:
+                self.pin(number)
+            return None
+        self._holders[fork] = fork
+        return fork
+
+    def watch(self, fork: Fork) -> None:
+        """Have the thread see when a forked process ends."""
+        self._forked.append(fork)
         self._wake()
 
     def close(self) -> None:
@@ -235,14 +222,24 @@ class Server:
 
     def abandon(self) -> None:
         """Close all that is open; in a forked process too."""
-        for sock in (self._listener, self._wake_read, self._wake_write):
+        self._entrance.close()
+        for sock in (self._wake_read, self._wake_write):
             sock.close()
         for client in self._clients:
             client.sock.close()
+        for holder in list(self._holders.values()):
+            if isinstance(holder, Fork):
+                holder.close()
         self._selector.close()
 
+    def _all(self) -> Iterator[tuple[int, Thing]]:
+        """Give all that can be asked for here, some of it twice."""
+        yield from list(self.things.items())
+        for holder in list(self._holders.values()):
+            yield from list(holder.things.items())
+
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # it has been woken often enough
+        with contextlib.suppress(OSError):  # it has been woken often enough, or it has ended
             self._wake_write.send(b"w")
 
     def _serve(self) -> None:
@@ -261,27 +258,39 @@ class Server:
 
     def _listen(self) -> None:
         while not self._is_closed:
-            for key, events in self._selector.select():
-                if isinstance(key.data, _Client):
+            for key, events in self._selector.select(self._entrance.pause):
+                if isinstance(key.data, Client):
                     self._hear(key.data, events)
-                elif key.fileobj is self._listener:
+                elif isinstance(key.data, Fork):
+                    self._bury(key.data)
+                elif key.fileobj is self._entrance:
                     self._accept()
                 else:
                     self._wake_read.recv(4096)
+            if self._entrance.is_full:
+                self._accept()
             if self._unsent:
                 self._watch_unsent()
+            while self._forked:
+                fork = self._forked.popleft()
+                self._selector.register(fork.ours, selectors.EVENT_READ, fork)
 
     def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except OSError:  # it has gone again; or there are no descriptors, and it will come again
+        sock = self._entrance.accept()
+        if sock is None:
             return
         sock.setblocking(False)
-        client = _Client(self, sock)
+        client = Client(sock, self._send_later)
         self._clients.add(client)
         self._selector.register(sock, selectors.EVENT_READ, client)
 
-    def _hear(self, client: _Client, events: int) -> None:
+    def _bury(self, fork: Fork) -> None:
+        self._selector.unregister(fork.ours)
+        with self.lock:
+            self._holders.pop(fork, None)
+        fork.close()
+
+    def _hear(self, client: Client, events: int) -> None:
         try:
             if events & selectors.EVENT_WRITE:
                 self._send(client)
@@ -289,44 +298,53 @@ class Server:
                 self._read(client)
         except BlockingIOError:
             return
-        except (OSError, EOFError, FrameError):
+        except Exception:  # noqa: BLE001 - it has gone, or whatever it was: it is its alone
             self._drop(client)
 
-    def _read(self, client: _Client) -> None:
+    def _read(self, client: Client) -> None:
         client.reader.fill()
         while (frame := client.reader.take()) is not None:
             with self.lock:
                 self._obey(client, *frame)
 
-    def _obey(self, client: _Client, kind: int, number: int, payload: bytes | bytearray) -> None:
+    def _obey(self, client: Client, kind: int, number: int, payload: bytes | bytearray) -> None:
         if client.session is None:
             if kind != HELLO or not hmac.compare_digest(payload[:KEY_BYTES], self.key):
                 raise FrameError("not one of ours")
             client.session = bytes(payload[KEY_BYTES:])
-            self._sessions[client.session] += 1
+            self._session(client).sockets += 1
             return
         if kind == ASK:
             self._begin(client, number, payload)
         elif kind == TAKEN:
             client.undo = None
+        elif kind == LET_GO:
+            self._session(client).let_go(number)
         elif kind == CANCEL and client.waiting is not None:
             client.waiting.thing.forget(client.waiting)
             client.say(ANSWER, NOTHING, b"", None)
 
-    def _begin(self, client: _Client, number: int, payload: bytes | bytearray) -> None:
-        thing = self.things.get(number)
-        if thing is None:
-            error = PoolError("what is asked for is gone: the process that made it let go of it")
-            client.say(ERROR, 0, _dump_error(error), None)
+    def _begin(self, client: Client, number: int, payload: bytes | bytearray) -> None:
+        try:
+            thing = self.find(number)
+        except PoolError as error:
+            client.say(ERROR, 0, dump_error(error), None)
             return
-        ask = client.waiting = _RemoteAsk(client, thing)
+        ask = client.waiting = RemoteAsk(client, thing)
         try:
             method, args = pickle.loads(payload)  # noqa: S301 - it knew the key
-            getattr(thing, method)(ask, *args)
-        except Exception as error:  # noqa: BLE001 - for who asked
+            if method == PIN:
+                self.pin(number)
+                ask.answer(None)
+            elif method == HOLD:
+                self._session(client).hold(number, thing)
+                ask.answer(None)
+            else:
+                self._call(thing, method, ask, args)
+        except BaseException as error:  # noqa: BLE001 - for who asked, whatever the user's code raises
             ask.fail(error)
 
-    def _drop(self, client: _Client) -> None:
+    def _drop(self, client: Client) -> None:
         self._selector.unregister(client.sock)
         client.sock.close()
         self._clients.discard(client)
@@ -337,11 +355,17 @@ class Server:
             client.undo_answer()
             if client.session is None:
                 return
-            self._sessions[client.session] -= 1
-            if not self._sessions[client.session]:
-                del self._sessions[client.session]
-                for thing in list(self.things.values()):
+            session = self._session(client)
+            session.sockets -= 1
+            if not session.sockets:
+                for thing in set(dict(self._all()).values()):
                     thing.leave(client.session)
+                del self._holders[client.session]
+
+    def _session(self, client: Client) -> Session:
+        found = self._holders.setdefault(client.session, Session())
+        assert isinstance(found, Session)  # noqa: S101 - a session's name is no fork
+        return found
 
     def _watch_unsent(self) -> None:
         with self.lock:
@@ -350,7 +374,7 @@ class Server:
         for client in clients & self._clients:
             self._selector.modify(client.sock, both, client)
 
-    def _send(self, client: _Client) -> None:
+    def _send(self, client: Client) -> None:
         with self.lock:
             client.writer.flush()
             if client.writer.is_empty:
@@ -379,6 +403,18 @@ def server_at(path: str) -> Server | None:
     return server if server is not None and server.path == path else None
 
 
+def refuse_from_within() -> None:
+    """Raise an error if this thread calls a thing that is served here; see `Server`.
+
+    Raises
+    ------
+    PoolError
+        If so.
+    """
+    if _Here.server is not None:
+        _Here.server.refuse_from_within()
+
+
 def _close() -> None:
     with _Here.lock:
         server, _Here.server = _Here.server, None
@@ -386,11 +422,32 @@ def _close() -> None:
         server.close()
 
 
+_forking: Final[dict[int, tuple[Server, Fork]]] = {}
+"""What is forked just now, by the thread that does."""
+
+
+def _before_fork() -> None:
+    server = _Here.server
+    fork = None if server is None else server.fork()
+    if server is not None and fork is not None:
+        _forking[threading.get_ident()] = server, fork
+
+
+def _after_fork_here() -> None:
+    server, fork = _forking.pop(threading.get_ident(), (None, None))
+    if server is not None and fork is not None:
+        fork.begin()
+        server.watch(fork)
+
+
 def _after_fork() -> None:
+    _forking.clear()  # its end of the pipe stays open, as long as this process lives
     _Here.lock = threading.Lock()
     server, _Here.server = _Here.server, None
     if server is not None:  # the parent's
         server.abandon()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork_here, after_in_child=_after_fork
+)

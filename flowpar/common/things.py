@@ -7,7 +7,6 @@ heard is undone by what came with the answer; and `leave` is told of a process t
 
 from __future__ import annotations
 
-import pickle
 from abc import abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -32,7 +31,7 @@ class Ask:
         """Answer it; undo is called if the answer was perhaps not heard."""
 
     @abstractmethod
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Answer it with an error."""
 
 
@@ -40,12 +39,7 @@ class Thing:
     """Something that is served; its public methods can be asked for."""
 
     is_pinned = False
-    """Whether it stays, though nobody in its process has it any more."""
-
-    def pin(self, ask: Ask) -> None:
-        """Have it stay."""
-        self.is_pinned = True
-        ask.answer(None)
+    """Whether it stays, though nobody has it any more."""
 
     def forget(self, ask: Ask) -> None:
         """Let go of a request that nobody waits for any more."""
@@ -344,10 +338,14 @@ class Line(Thing):
         self._items: deque[bytes] = deque()
         self._getters: deque[Ask] = deque()
         self._putters: deque[tuple[Ask, bytes]] = deque()
+        self._undone = 0
+        """How many were put of which nobody has said that they are done."""
+        self._joiners: list[Ask] = []
 
     def put(self, ask: Ask, item: bytes, wait: bool) -> None:
         """Append an item, now or as soon as there is room; answer whether it is in."""
         if not 0 < self._most <= len(self._items):
+            self._undone += 1
             self._add(item)
             ask.answer(True)
         elif wait:
@@ -361,6 +359,7 @@ class Line(Thing):
             self._hand(ask, self._items.popleft())
             if self._putters:
                 putter, item = self._putters.popleft()
+                self._undone += 1
                 self._items.append(item)
                 putter.answer(True)
         elif wait:
@@ -372,10 +371,29 @@ class Line(Thing):
         """Say how many items there are."""
         ask.answer(len(self._items))
 
+    def task_done(self, ask: Ask) -> None:
+        """Note that one more is done, and let those go on who wait for all."""
+        if not self._undone:
+            raise ValueError("task_done() called too many times")
+        self._undone -= 1
+        if not self._undone:
+            joiners, self._joiners = self._joiners, []
+            for each in joiners:
+                each.answer(None)
+        ask.answer(None)
+
+    def join(self, ask: Ask) -> None:
+        """Answer when all are done."""
+        if self._undone:
+            self._joiners.append(ask)
+        else:
+            ask.answer(None)
+
     def forget(self, ask: Ask) -> None:
         """See `Thing`."""
-        if ask in self._getters:
-            self._getters.remove(ask)
+        for group in (self._getters, self._joiners):
+            if ask in group:
+                group.remove(ask)
         self._putters = deque(each for each in self._putters if each[0] is not ask)
 
     def _add(self, item: bytes) -> None:
@@ -392,31 +410,3 @@ class Line(Thing):
             self._hand(self._getters.popleft(), item)
         else:
             self._items.appendleft(item)
-
-
-class Box(Thing):
-    """An object of Python's whose methods are called here.
-
-    Parameters
-    ----------
-    content
-        Which.
-    methods
-        Those that may be called.
-    dump
-        Pickles what they return.
-    """
-
-    def __init__(
-        self, content: object, methods: frozenset[str], dump: Callable[[object], bytes]
-    ) -> None:
-        self._content = content
-        self._methods = methods
-        self._dump = dump
-
-    def call(self, ask: Ask, method: str, data: bytes) -> None:
-        """Answer with the pickle of what a method returns."""
-        if method not in self._methods:
-            raise AttributeError(f"{type(self._content).__name__!r} has no method {method!r} here")
-        args, kwargs = pickle.loads(data)  # noqa: S301 - from a process of ours
-        ask.answer(self._dump(getattr(self._content, method)(*args, **kwargs)))

@@ -8,7 +8,7 @@ import os
 import pickle
 import socket
 import sys
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from flowpar.errors import NotPicklable, TaskError
 from flowpar.pools import channel, home, standins
@@ -90,6 +90,7 @@ class ProcessWorker:
         self._reader = FrameReader(sock)
         self._writer = FrameWriter(sock)
         self._shelf = Shelf()
+        self._shelf.load = _load_function
         self._pid = os.getpid()
         self._depot: Depot | None = None
         self._globals: MainGlobals | None = None
@@ -194,6 +195,10 @@ class ProcessWorker:
         if memo is not None:  # a task may have called cached functions
             memo.commit_all()
         settle()
+        del batch, isolation
+        remote = _remote()
+        if remote is not None:  # a task may have kept what came with its arguments
+            remote.hold_all()
         try:
             return channel.REPORT, dump_report(report, self._depot, number)
         except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
@@ -208,6 +213,21 @@ class ProcessWorker:
     def _send(self, kind: int, number: int, payload: bytes = b"") -> None:
         self._writer.put(kind, number, payload)
         self._writer.flush()
+
+
+def _remote() -> Any:
+    """Return the module by which tasks use what other processes serve; None: none does."""
+    return sys.modules.get("flowpar.common.remote")
+
+
+def _load_function(data: bytes | bytearray) -> Any:
+    remote = _remote()
+    before = remote.known() if remote is not None else frozenset()
+    function = pickle.loads(data)  # noqa: S301 - made by the parent
+    remote = _remote()
+    if remote is not None:
+        remote.note_captured(before)
+    return function
 
 
 def _unloadable(error: BaseException) -> NotPicklable:

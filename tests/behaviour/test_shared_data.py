@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import copy
 import gc
 import os
 import pickle
@@ -98,6 +100,52 @@ def test_what_has_no_buffers_is_returned_as_it_is():
     value = {"a": [1, 2, 3]}
     assert flowpar.share(value) is value
     assert flowpar.share(b"") == b""
+
+
+def test_a_view_keeps_its_form(own):
+    numbers = array.array("d", [1.5, 2.5] * 100)
+    flat, square = memoryview(numbers), memoryview(bytes(range(6))).cast("B", (2, 3))
+    for view in (flat, square, flat[::2], memoryview(np.array(3.5))):
+        for writable in (False, True):
+            shared = flowpar.share(view, writable=writable)
+            assert (shared, shared.shape, shared.format) == (view, view.shape, view.format)
+            assert shared.readonly is not writable
+            look = delayed(lambda each: (each.shape, each.format, bytes(each)))
+            assert look(shared).compute(scheduler=own) == (view.shape, view.format, bytes(view))
+    for strange in (memoryview(np.zeros(3, ">i4")), [memoryview(np.zeros(3, ">i4"))]):
+        with pytest.raises(TypeError, match=r"format '>i' cannot be shared"):
+            flowpar.share(strange)
+
+
+@pytest.mark.parametrize("kind", ["recarray", "matrix", "memmap"])
+def test_arrays_with_another_class_are_shared(kind, tmp_path):
+    value = {
+        "recarray": lambda: np.rec.array(np.ones(100, dtype=[("a", "f8"), ("b", "i4")])),
+        "matrix": lambda: np.eye(30).view(np.matrix),
+        "memmap": lambda: np.memmap(tmp_path / "numbers", dtype="f8", mode="w+", shape=(100,)),
+    }[kind]()
+    shared = flowpar.share(value)
+    assert type(shared) is (np.ndarray if kind == "memmap" else type(value))
+    assert not shared.flags.writeable
+    np.testing.assert_array_equal(shared, value)
+    with kept_until_loaded():
+        assert len(dump(shared)) < 1000
+    board = flowpar.share(value, writable=True)
+
+    def fill(array):
+        array.view(np.ndarray)[:] = 7
+        return type(array)
+
+    assert delayed(fill)(board).compute(scheduler="processes") is type(shared)
+    assert (board.view(np.ndarray) == np.full_like(board.view(np.ndarray), 7)).all()
+
+
+def test_times_in_tables_are_shared_too():
+    frame = pd.DataFrame({"time": pd.date_range("2020-01-01", periods=50_000, freq="s")})
+    shared = flowpar.share(frame)
+    assert shared.equals(frame)
+    with kept_until_loaded():
+        assert len(dump(shared)) < 3000
 
 
 # ------------------------------------------------------------------------------------ how it travels
@@ -243,6 +291,18 @@ def test_queues_take_a_copy():
     np.testing.assert_array_equal(queue.get(), matrix())
 
 
+def test_shared_bytes_are_copied_by_what_knows_nothing_of_us():
+    shared = flowpar.share(memoryview(array.array("i", range(1000))))
+    for copied in (pickle.loads(pickle.dumps(shared)), copy.deepcopy(shared)):
+        assert (copied, copied.format, copied.readonly) == (shared, "i", True)
+    board = flowpar.share(bytearray(10), writable=True)
+    for way in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(TypeError, match="would not be shared"):
+            way(board)
+        with pytest.raises(TypeError, match="cannot pickle"):
+            way(memoryview(b"none of ours"))
+
+
 # ------------------------------------------------------------------------------------- writable
 
 
@@ -280,11 +340,73 @@ def test_what_a_task_returns_of_it_is_still_shared():
     assert delayed(lambda array: array[0])(part).compute(scheduler="processes") == 5
 
 
+@pytest.mark.parametrize("dtype", ["M8[D]", "m8[s]", [("time", "M8[s]"), ("x", "f8")], ">f8", "U3"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_of_whatever_plain_items_can_be_written_to(dtype, order):
+    board = flowpar.share(np.zeros((20, 30), dtype=dtype, order=order), writable=True)
+    expected = np.ones(1, "i8").astype("M8[D]" if dtype == "M8[D]" else "i8").astype(dtype)[0]
+
+    def fill(array, value):
+        array[3, 4] = value
+
+    delayed(fill)(board, expected).compute(scheduler="processes")
+    assert board[3, 4] == expected
+    assert board[4, 3] == np.zeros(1, dtype)[0]
+    assert board.flags.c_contiguous is (order == "C")
+
+
+def test_what_cannot_be_written_to_is_shared_so_that_it_can():
+    frozen = np.zeros(10)
+    frozen.flags.writeable = False
+    for value in (frozen, flowpar.share(frozen), b"0123456789", flowpar.share(b"0123456789")):
+        before = bytes(value)
+        board = flowpar.share(value, writable=True)
+        delayed(lambda board: board.__setitem__(3, 65))(board).compute(scheduler="processes")
+        board[4] = 66
+        assert (board[3], board[4], bytes(value)) == (65, 66, before)
+
+
+def test_what_is_shared_of_what_all_write_to_is_as_it_was():
+    board, text = flowpar.share(np.zeros(10), writable=True), bytearray(b"abc")
+    letters = flowpar.share(text, writable=True)
+    frozen, inside, view = flowpar.share(board), flowpar.share({"a": board}), flowpar.share(letters)
+    board[0] = letters[0] = 99
+    assert (frozen[0], inside["a"][0], bytes(view)) == (0, 0, b"abc")
+    assert not frozen.flags.writeable
+    assert not inside["a"].flags.writeable
+    assert view.readonly
+
+
+def test_who_may_not_write_to_what_others_may_cannot_elsewhere_either():
+    board, letters = (
+        flowpar.share(np.zeros(10), writable=True),
+        flowpar.share(b"abc", writable=True),
+    )
+    part = board[2:]
+    part.flags.writeable = False
+
+    def write(place):
+        try:
+            place[0] = 65
+        except (ValueError, TypeError) as error:
+            return "read-only" in str(error)
+
+    for place in (part, letters.toreadonly()):
+        assert delayed(write)(place).compute(scheduler="processes")
+    assert (board[2], bytes(letters)) == (0, b"abc")
+    delayed(write)(letters).compute(scheduler="processes")
+    board[2] = 5
+    assert delayed(lambda array: float(array[0]))(part).compute(scheduler="processes") == 5
+    assert bytes(letters) == b"Abc"
+
+
 def test_only_arrays_and_bytes_can_be_writable():
     with pytest.raises(TypeError, match=r"only arrays of plain items, and bytes, .*not dict"):
         flowpar.share({"a": matrix()}, writable=True)
-    with pytest.raises(TypeError, match="only arrays"):
-        flowpar.share(np.array([None]), writable=True)
+    masked = np.ma.masked_array([1, 2], [True, False])
+    for value in (np.array([None]), masked, np.zeros(3).view(type("Own", (np.ndarray,), {}))):
+        with pytest.raises(TypeError, match="only arrays"):
+            flowpar.share(value, writable=True)
 
 
 # -------------------------------------------------------------------------------------- its end
