@@ -53,11 +53,10 @@ class Freezer:
         new_kwargs = kwargs and {name: loan(value, loans) for name, value in kwargs.items()}
         with kept_until_loaded() as keepers:
             if self._form == ONE:
-                data = dump(new_args[0])
+                data, classes = dump(new_args[0])
             else:
-                data = dump(new_args if self._form == SEVERAL else (new_args, new_kwargs))
-        kept = (keepers, loans, self._classes.keepers)
-        return Frozen(data, self._classes.published, item, kept)
+                data, classes = dump(new_args if self._form == SEVERAL else (new_args, new_kwargs))
+        return Frozen(data, classes, item, (keepers, loans, self._classes.keepers))
 
 
 def _is_fixed(value: Any) -> bool:

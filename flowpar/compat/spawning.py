@@ -193,9 +193,14 @@ class _Alone:
                 value = value.compute(scheduler="sync", progress=False)
             return value
         finally:
-            for thread in set(threading.enumerate()) - before:
-                if not thread.daemon:
+            # More than once: they may start others.
+            while started := [each for each in threading.enumerate() if _is_new(each, before)]:
+                for thread in started:
                     thread.join()
+
+
+def _is_new(thread: threading.Thread, before: set[threading.Thread]) -> bool:
+    return not thread.daemon and thread not in before
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -40,7 +40,11 @@ class Frozen:
     __slots__ = ("classes", "data", "item", "keepers")
 
     def __init__(
-        self, data: bytes, classes: Published = (), item: Any = None, keepers: object = None
+        self,
+        data: bytes,
+        classes: tuple[Published, ...] = (),
+        item: Any = None,
+        keepers: object = None,
     ) -> None:
         self.data = data
         self.classes = classes

@@ -413,3 +413,49 @@ print("all right")
         how=how,
     )
     assert done.stdout.strip() == "all right", done.stderr
+
+
+def test_classes_of_the_script_are_what_they_are_for_each_item(run_script):
+    done = run_script("""
+import enum, flowpar
+
+class Scaled:
+    scale, seen = 1, []
+    def __init__(self, n):
+        self.n = n
+    def value(self):
+        return self.n * self.scale, len(self.seen)
+
+def changing():
+    for Scaled.scale in (1, 2, 1, 3, 1, 1):
+        Scaled.seen.append(Scaled.scale)
+        yield Scaled(10)
+
+class Same(type):
+    def __eq__(self, other):
+        return isinstance(other, Same)
+    def __hash__(self):
+        return 1
+
+class A(metaclass=Same):
+    name = "A"
+
+class B(metaclass=Same):
+    name = "B"
+
+expected = [(10, 1), (20, 2), (10, 3), (30, 4), (10, 5), (10, 6)]
+with flowpar.Pool(1) as pool:
+    for chunksize in (1, 2, 6):
+        Scaled.seen.clear()
+        assert list(pool.imap(Scaled.value, changing(), chunksize)) == expected
+    del Scaled.seen
+    for Scaled.scale in (5, 6, 5):
+        assert list(pool.imap(lambda each: each.scale, iter([Scaled(1)] * 3), 2)) == [Scaled.scale] * 3
+        pool.apply(lambda: setattr(Scaled, "scale", 99))
+        assert list(pool.imap(lambda each: each.scale, iter([Scaled(1)]))) == [Scaled.scale]
+    assert list(pool.imap(lambda each: each.name, iter([A(), B(), A()]), 3)) == ["A", "B", "A"]
+    many = (type(f"C{n}", (Scaled,), {"n": n, "__init__": lambda self: None})() for n in range(1100))
+    assert list(pool.imap(lambda each: each.n, many, 50)) == list(range(1100))
+print("all right")
+""")
+    assert done.stdout.strip() == "all right", done.stderr

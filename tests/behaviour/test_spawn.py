@@ -102,7 +102,8 @@ def test_its_threads_end_before_it_does(tmp_path):
             (tmp_path / "written").write_text("all of it")
 
         go = threading.Event()
-        threading.Thread(target=lambda: (go.wait(), write())).start()
+        last = threading.Thread(target=lambda: (go.wait(), write()))
+        threading.Thread(target=last.start).start()  # threads may start others
         threading.Thread(target=threading.Event().wait, daemon=True).start()
         threading.Timer(0.2, go.set).start()
 
