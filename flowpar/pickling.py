@@ -100,21 +100,39 @@ def _thorough_pickler() -> Any:
 
 def _named(value: object) -> tuple[object, ...] | None:
     """Return what a value travels as that is not sent itself, but found again where it arrives."""
-    if type(value).__module__ == _MANAGERS:
-        return _with_key(value)
-    return _reference(value) if references else None
-
-
-_MANAGERS: Final = "multiprocessing.managers"
+    return _with_key(value) or (_reference(value) if references else None)
 
 
 def _with_key(value: Any) -> tuple[object, ...] | None:
-    """Return a proxy with the key of its manager, which multiprocessing's own children inherit."""
-    if _promise.is_for_good or not hasattr(value, "_authkey"):
+    """Return a proxy of multiprocessing's with its manager's key, which its own children inherit.
+
+    None: it is none, or what it stands for ends before its pickle is to be loaded.
+    """
+    managers = sys.modules.get("multiprocessing.managers")
+    if managers is None or not isinstance(value, managers.BaseProxy) or _promise.is_for_good:
         return None
-    rebuild, (kind, token, serializer, options) = value.__reduce__()
-    options = {**options, "authkey": bytes(value._authkey)}
-    return rebuild, (kind, token, serializer, options)
+    rebuild, given = value.__reduce__()
+    if rebuild is not managers.RebuildProxy:
+        return None
+    *parts, options = given
+    from multiprocessing import process  # noqa: PLC0415 - most programs do without
+
+    key = bytes(value._authkey)
+    is_own = key == bytes(process.current_process().authkey)
+    return rebuild_proxy, (is_own, rebuild, (*parts, {**options, "authkey": key}))
+
+
+def rebuild_proxy(
+    is_own: bool,  # noqa: FBT001 - called by pickle
+    rebuild: Callable[..., object],
+    given: tuple[Any, ...],
+) -> object:
+    """Return a proxy; if its manager is of the same family, those that it gives work too."""
+    from multiprocessing import process  # noqa: PLC0415 - as above
+
+    if is_own:
+        process.current_process().authkey = given[-1]["authkey"]
+    return rebuild(*given)
 
 
 def _reference(value: object) -> tuple[object, ...] | None:
@@ -187,9 +205,7 @@ class FastPickler(pickle.Pickler):
             package = (value.__module__ or "").partition(".")[0]
             if package not in _FOUND_BY_NAME:
                 raise _ByNameRefused
-        if kind.__module__ == _MANAGERS and kind is not value:
-            return _with_key(value) or NotImplemented
-        return NotImplemented
+        return _with_key(value) or NotImplemented
 
 
 class _ReferringPickler(FastPickler):

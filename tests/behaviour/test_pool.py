@@ -720,3 +720,48 @@ def test_processes_have_names_of_their_own(method):
     assert {name for name, _ in found} == {name for _, name in found}
     assert len({name for name, _ in found}) == 2
     assert all(name.startswith("FlowparWorker-") for name, _ in found)
+
+
+def test_proxies_of_a_managers_own_kind_and_proxies_in_proxies(run_script):
+    done = run_script("""
+import flowpar
+from multiprocessing.managers import BaseProxy, SyncManager
+
+class Counter:
+    def __init__(self):
+        self.n = 0
+    def add(self, k):
+        self.n += k
+        return self.n
+
+class CounterProxy(BaseProxy):
+    _exposed_ = ("add",)
+    def add(self, k):
+        return self._callmethod("add", (k,))
+
+class Manager(SyncManager):
+    pass
+
+Manager.register("Counter", Counter, CounterProxy)
+Manager.register("Plain", Counter)
+
+def add(counter, k):
+    return counter.add(k)
+
+def append(mapping, value):
+    mapping["inner"].append(value)
+    return len(mapping["inner"])
+
+if __name__ == "__main__":
+    with Manager() as manager, flowpar.Pool(1) as pool:
+        for counter in (manager.Counter(), manager.Plain()):
+            assert pool.starmap(add, [(counter, 1)] * 2) == [1, 2]
+            assert list(pool.imap(counter.add, iter([1, 1]))) == [3, 4]
+            assert flowpar.delayed(add)(counter, 1).compute(scheduler="processes") == 5
+            assert flowpar.spawn(add, counter, 1).result() == 6
+            assert pool.apply(lambda: counter).add(1) == 7
+        mapping = manager.dict(inner=manager.list())
+        assert pool.starmap(append, [(mapping, "x")] * 2) == [1, 2]
+        print(mapping["inner"])
+""")
+    assert done.stdout.strip() == "['x', 'x']", done.stderr
