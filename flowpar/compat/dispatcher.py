@@ -179,6 +179,7 @@ class Dispatcher:
     def _finish(self) -> None:
         if self._owns_pool:
             self.pool.close()
+            self.functions.close()
         else:
             for flight in self._flights:
                 if flight.ticket is not None:
@@ -252,8 +253,8 @@ class Dispatcher:
             flight.ticket = self.pool.apply_async(
                 execute, (batch,), callback=flight.succeed, error_callback=flight.fail
             )
-        except Exception as error:  # noqa: BLE001 - the pool is closed, or the system refuses
-            flight.fail(error)
+        except BaseException as error:  # noqa: BLE001 - refused; or what pickling runs is the user's
+            flight.fail(error if isinstance(error, Exception) else _refusal(error))
 
     def _batch(self, chunk: Chunk) -> Batch:
         """Return what is sent of a chunk."""
@@ -379,6 +380,15 @@ class Dispatcher:
             outcomes = [Outcome(error=reason)] * len(chunk.items)
             _guarded(functools.partial(chunk.sink.put, chunk.first, outcomes))
         self._again.clear()
+
+
+def _refusal(error: BaseException) -> NotPicklable:
+    """Return what stands for an error of pickling that would end this thread, and not a call."""
+    refusal = NotPicklable(
+        f"the pickling of an argument raised {type(error).__name__}: {text_of(error)}"
+    )
+    refusal.__cause__ = error
+    return refusal
 
 
 def _guarded(call: Callable[[], object]) -> None:

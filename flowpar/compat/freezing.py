@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from flowpar.compat.lending import Lender
+from flowpar.compat.lending import Lender, Loan
 from flowpar.pickling import kept_until_loaded
 from flowpar.pools.items import ONE, SEVERAL, Frozen
 from flowpar.pools.mainclasses import MainClasses
@@ -24,12 +24,18 @@ class Freezer:
         What an item is.
     is_still
         Whether nothing becomes of arguments between two items.
+
+    Attributes
+    ----------
+    largest
+        Bytes of the largest item so far.
     """
 
     def __init__(self, form: int, *, is_still: bool = False) -> None:
         self._form = form
         self._is_still = is_still
         self._lender = Lender()
+        self.largest = 0
         self._classes = MainClasses()
 
     def freeze(self, item: Any) -> Any:
@@ -42,7 +48,7 @@ class Freezer:
             return item
         if not self._is_still:
             self._lender.moment = object()
-        with contextlib.suppress(Exception, SystemExit):  # who sends it names the culprit
+        with contextlib.suppress(BaseException):  # who sends it names the culprit
             return self._frozen(item, args, kwargs)
         return item
 
@@ -56,6 +62,8 @@ class Freezer:
                 data, classes = dump(new_args[0])
             else:
                 data, classes = dump(new_args if self._form == SEVERAL else (new_args, new_kwargs))
+        size = len(data) + sum(each.held.size for each in loans.values() if type(each) is Loan)
+        self.largest = max(self.largest, size)
         return Frozen(data, classes, item, (keepers, loans, self._classes.keepers))
 
 

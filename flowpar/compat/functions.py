@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 from collections.abc import Callable
@@ -30,6 +31,7 @@ class Functions:
         self._is_apart: bool = pool.name == "processes"
         self._known: dict[int, Function] = {}
         self._awaited: dict[int, Callable[..., Any]] = {}
+        self._loop: Any = None
 
     def get(self, call: Callable[..., Any]) -> Function:
         """Return a function by which like calls are known; what it captures is looked at anew.
@@ -60,11 +62,24 @@ class Functions:
         return call
 
     def _await(self, number: int, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a coroutine function as an ordinary one, the same in each message."""
-        from flowpar.pools.coroutines import Awaited  # noqa: PLC0415 - brings asyncio
+        """Return a coroutine function as an ordinary one, the same in each message.
 
-        self._awaited[number] = awaited = Awaited(call)
+        On threads all run on one loop: they may share locks of asyncio's.
+        """
+        from flowpar.pools.coroutines import Awaited, SharedLoop  # noqa: PLC0415 - bring asyncio
+
+        if self._is_apart:
+            awaited: Callable[..., Any] = Awaited(call)
+        else:
+            self._loop = self._loop or SharedLoop()
+            awaited = functools.partial(self._loop.run, call)
+        self._awaited[number] = awaited
         return awaited
+
+    def close(self) -> None:
+        """End what coroutines run on."""
+        if self._loop is not None:
+            self._loop.close()
 
     def let_go(self) -> None:
         """Keep nothing that may be the user's, but for plain functions."""

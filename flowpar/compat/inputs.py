@@ -19,6 +19,9 @@ from flowpar.task import Function
 MOST_AT_ONCE: Final = 4096
 """Items that are read between two looks whether there is room."""
 
+MOST_AHEAD: Final = 1 << 27
+"""Bytes of items that are read ahead, as far as a few items are not more."""
+
 QUICK_SECONDS: Final = 1e-4
 """Values of calls that take less are taken off the shelf many at a time."""
 
@@ -154,9 +157,9 @@ class Inputs:
             Freezer(form, is_still=is_still) if dispatcher.pool.name == "processes" else None
         )
         self._is_elastic = window is None
-        self._window: float = max(
-            2 * dispatcher.pool.slots * chunksize if window is None else window, chunksize
-        )
+        self._few = 2 * dispatcher.pool.slots * chunksize
+        """So many are read ahead in any case, unless somebody has said how many."""
+        self._window: float = max(self._few if window is None else window, chunksize)
         self._chunksize = chunksize
         self._least = chunksize
         """How many there must be for a message, before the end."""
@@ -223,6 +226,9 @@ class Inputs:
         """Read as far ahead as messages are on their way, unless somebody has said how far."""
         self._takes_many = self._is_elastic and seconds < QUICK_SECONDS
         wanted = 2 * slots * self._chunksize
+        if self._freezer is not None and self._freezer.largest:
+            # Quick calls may be of large items.
+            wanted = max(self._few, min(wanted, MOST_AHEAD // self._freezer.largest))
         if self._is_elastic and wanted != self._window:
             self._widen(wanted)
 

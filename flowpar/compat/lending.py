@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
+import operator
 import sys
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
@@ -22,6 +23,9 @@ from flowpar.pools.items import ONE, SEVERAL, Frozen, Items
 from flowpar.pools.transport import PLAIN, TINY_TYPES
 from flowpar.task import MIXED, Call, Ref
 
+MOST_LOOKED_AT: Final = 1000
+"""Parts of a list, tuple or dictionary; in longer ones nothing large is looked for."""
+
 MOST_KEPT: Final = 4
 """Objects that are known again; they are kept alive for that long."""
 
@@ -32,7 +36,7 @@ _TABLES: Final = frozenset({"pandas", "polars", "pyarrow"})
 """Packages whose objects say how large they are only when asked as any object is."""
 
 
-class _Loan:
+class Loan:
     """What is large, as the value that it is where it arrives."""
 
     __slots__ = ("held",)
@@ -102,15 +106,27 @@ class Lender:
         Parameters
         ----------
         value
-            Anything.
+            Anything. In lists, tuples and dictionaries one looks for it, too, but no deeper.
         loans
-            Those of the same call, by the id of what they stand for; one is added.
+            What was put in place of objects for the same call, by their ids; is added to.
         """
+        kind = type(value)
+        if kind not in {tuple, list, dict} or len(value) > MOST_LOOKED_AT:
+            return self._loan_of(value, loans)
+        if id(value) in loans:
+            return loans[id(value)]
+        parts = list(value.values()) if kind is dict else value
+        new = [self._loan_of(part, loans) for part in parts]
+        if any(map(operator.is_not, new, parts)):
+            value = loans[id(value)] = dict(zip(value, new)) if kind is dict else kind(new)  # noqa: B905 - as many
+        return value
+
+    def _loan_of(self, value: Any, loans: dict[int, Any]) -> Any:
         if not _is_large(value):
             return value
         if id(value) not in loans:
             held = self._held(value)
-            loans[id(value)] = value if held is None else _Loan(held)
+            loans[id(value)] = value if held is None else Loan(held)
         return loans[id(value)]
 
     def forget(self) -> None:
@@ -133,7 +149,7 @@ class Lender:
         """Return a file with a value as it is now; None: no room, or it does not pickle."""
         kept = self._kept.pop(id(value), None)
         held = None
-        with contextlib.suppress(Exception, SystemExit):  # who pickles the call names the culprit
+        with contextlib.suppress(BaseException):  # who pickles the call names the culprit
             held = kept.held if kept is not None and self._is_as_it_was(kept) else seal(value)
         if not isinstance(held, Held):
             return None

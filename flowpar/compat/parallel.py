@@ -285,7 +285,7 @@ def _needs_graph(task: Task, function: Function) -> bool:
     OptionError
         If its policy says what plain calls cannot do.
     """
-    return not _is_plain(function) or bool(task._needs or function.is_coroutine or function.after)
+    return not _is_plain(function) or bool(task._needs or function.after)
 
 
 def _is_plain(function: Function) -> bool:

@@ -249,6 +249,28 @@ class Awaited:
         return Awaited, (self.function,)
 
 
+class SharedLoop:
+    """An event loop in a daemon thread on which threads have coroutines run."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(
+            target=_run_loop, args=(self._loop,), name="event loop", daemon=True
+        ).start()
+
+    def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Return what a coroutine function returns."""
+
+        async def call() -> Any:
+            return await function(*args, **kwargs)
+
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+
+    def close(self) -> None:
+        """Cancel what runs, and end the loop."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+
 def _run_alone(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine on a loop of its own.
 

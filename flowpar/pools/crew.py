@@ -296,7 +296,7 @@ class Crew:
     @property
     def _is_stunted(self) -> bool:
         """Whether no more workers can be started, as it seems, and there are some."""
-        if self._grows_again is None or not self._roster.can_serve:
+        if self._grows_again is None or not self._roster.alive:
             return False
         return time.monotonic() < self._grows_again
 
@@ -503,6 +503,9 @@ class Crew:
         )
 
     def _give_up(self, error: BaseException) -> None:
+        if self._roster.alive:  # those that are there, if only about to be, have to do
+            self._grows_again = time.monotonic() + GROW_SECONDS
+            return
         failure = PoolError(f"no worker process could be started: {error}", error=error)
         failure.__cause__ = error
         self._refuse(failure)

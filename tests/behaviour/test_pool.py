@@ -765,3 +765,34 @@ if __name__ == "__main__":
         print(mapping["inner"])
 """)
     assert done.stdout.strip() == "['x', 'x']", done.stderr
+
+
+def test_coroutines_on_threads_share_one_loop():
+    semaphore = asyncio.Semaphore(1)
+
+    async def one_by_one(number):
+        async with semaphore:
+            await asyncio.sleep(0.001)
+            return number
+
+    with flowpar.ThreadPool(4) as pool:
+        for _ in range(2):
+            assert pool.map(one_by_one, range(8), chunksize=1) == list(range(8))
+            assert pool.apply(one_by_one, (1,)) == 1
+    with flowpar.Executor(4, threads=True) as executor:
+        semaphore = asyncio.Semaphore(1)
+        assert list(executor.map(one_by_one, range(8))) == list(range(8))
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_whatever_the_pickling_of_an_item_raises_is_its_error(error):
+    class Raising:
+        def __reduce__(self):
+            raise error
+
+    with flowpar.Pool(2) as pool:
+        found = outcomes(pool.imap(abs, iter([-1, Raising(), -3])))
+        assert [found[0], found[2], len(found)] == [1, 3, 3]
+        with pytest.raises(BaseException):
+            pool.apply(abs, (Raising(),))
+        assert pool.apply(abs, (-5,)) == 5

@@ -1168,3 +1168,13 @@ if __name__ == "__main__":
 """)
     assert done.returncode == (0 if victim == "task" else -signal.SIGKILL), done.stderr
     assert wait_until(lambda: not Path("/dev/shm", done.stdout.strip()).exists())
+
+
+def test_a_pool_makes_do_with_the_workers_that_can_be_started(run_script):
+    done = run_script("""
+import flowpar, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (60, 4096))
+with flowpar.Pool(16) as pool:
+    print(sum(pool.map(abs, range(-40, 0), chunksize=1)))
+""")
+    assert done.stdout.strip() == "820", done.stderr

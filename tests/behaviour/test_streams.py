@@ -326,6 +326,9 @@ gc.disable()  # nothing may depend on it
 most = 0
 for size in flowpar.imap(len, (bytearray(20_000_000) for _ in range(40)), window=4):
     assert size == 20_000_000
+table = bytearray(20_000_000)
+for size in flowpar.imap(lambda pair: len(pair[0]), ((table, n) for n in range(100))):
+    assert size == 20_000_000
 with open("/proc/self/status") as file:
     print([int(line.split()[1]) / 1e3 for line in file if line.startswith("VmHWM")][0])
 """
