@@ -99,8 +99,38 @@ def _thorough_pickler() -> Any:
 
 
 def _named(value: object) -> tuple[object, ...] | None:
-    """Return what a value travels as that is not sent itself, but found again where it arrives."""
-    return _with_key(value) or (_reference(value) if references else None)
+    """Return what a value travels as that is found or made again where it arrives."""
+    return _with_key(value) or _made_again(value) or (_reference(value) if references else None)
+
+
+_LRU: Final = type(functools.lru_cache(abs))
+
+
+def _made_again(value: Any) -> tuple[object, ...] | None:
+    """Return what makes a function of ``__main__`` under `functools.lru_cache` or `cache` again.
+
+    cloudpickle sends it by its name. It has a cache of its own where it arrives.
+    """
+    if type(value) is not _LRU or value.__module__ not in MAIN:
+        return None
+    state = {name: part for name, part in vars(value).items() if name != "cache_parameters"}
+    # The function may name what it becomes here: first that is made, and then filled.
+    return new_cached, (value.cache_parameters(),), state, None, None, fill_cached
+
+
+def new_cached(parameters: dict[str, Any]) -> Any:
+    """Return a function under `functools.lru_cache` that `fill_cached` says more of."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return cached.__wrapped__(*args, **kwargs)
+
+    cached = functools.lru_cache(**parameters)(call)
+    return cached
+
+
+def fill_cached(cached: Any, state: dict[str, Any]) -> None:
+    """Give it the function that it calls, and its name."""
+    vars(cached).update(state)
 
 
 def _with_key(value: Any) -> tuple[object, ...] | None:
@@ -199,7 +229,8 @@ class FastPickler(pickle.Pickler):
     def reducer_override(self, value: object) -> Any:  # noqa: D102 - pickle's
         # Called for classes, functions and instances only, never for plain data.
         kind = value if isinstance(value, type) else type(value)
-        if kind.__module__ in MAIN:
+        # Some objects have a module, and travel by their name in it.
+        if kind.__module__ in MAIN or getattr(value, "__module__", None) in MAIN:
             raise _ByNameRefused
         if isinstance(value, types.FunctionType):
             package = (value.__module__ or "").partition(".")[0]

@@ -796,3 +796,48 @@ def test_whatever_the_pickling_of_an_item_raises_is_its_error(error):
         with pytest.raises(BaseException):
             pool.apply(abs, (Raising(),))
         assert pool.apply(abs, (-5,)) == 5
+
+
+@pytest.mark.parametrize("how", ["file", "stdin"])
+def test_functions_of_the_script_that_have_a_cache_travel(run_script, how):
+    done = run_script(
+        """
+import flowpar, functools, typing
+
+@functools.lru_cache(maxsize=None)
+def fib(n):
+    "Numbers."
+    return n if n < 2 else fib(n - 1) + fib(n - 2)
+
+@functools.cache
+def square(n):
+    return n * n
+
+def both(n):
+    return fib(n) + square(n)
+
+class Shape:
+    @functools.lru_cache(4)
+    def corners(self, more):
+        return 4 + more
+
+T = typing.TypeVar("T")
+
+def tell(f):
+    return f(70), f.__name__, f.__doc__, f.cache_info().hits > 0, f.cache_parameters()["maxsize"]
+
+with flowpar.Pool(2) as pool:
+    assert pool.map(fib, [30, 60]) == [832040, 1548008755920]
+    assert pool.map(both, [3, 4]) == [11, 19]
+    assert list(pool.imap(fib, iter([5, 6]))) == [5, 8]
+    assert pool.apply(tell, (fib,)) == (190392490709135, "fib", "Numbers.", True, None)
+    assert pool.apply(lambda: fib)(10) == 55
+    assert pool.apply(lambda shape: shape.corners(1), (Shape(),)) == 5
+    assert pool.map(lambda _: repr(T), [1]) == pool.map(repr, [T]) == ["~T"]
+assert flowpar.delayed(both)(5).compute(scheduler="processes") == 30
+assert flowpar.spawn(fib, 20).result() == 6765
+print("all right")
+""",
+        how=how,
+    )
+    assert done.stdout.strip() == "all right", done.stderr
