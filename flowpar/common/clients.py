@@ -50,8 +50,9 @@ class Client:
         self.writer.put(kind, number, payload)
         try:
             self.writer.flush()
-        except OSError:  # it has gone: its end of file is on its way
-            self.undo_answer()
+        except OSError:
+            # It has gone: its end of file is on its way, and with that the answer is undone. Not
+            # now: the next who is answered has perhaps gone too, and so on through hundreds.
             return
         if not self.writer.is_empty:
             self.send_later(self)

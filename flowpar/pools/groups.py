@@ -10,7 +10,7 @@ from typing import Final
 from flowpar.pools import usage
 from flowpar.pools.resources import read_text
 
-TRACKER: Final = "multiprocessing.resource_tracker"
+TRACKER: Final = "-c\0from multiprocessing.resource_tracker import main;main("
 """In the command line of a process of Python's own that frees the shared memory and semaphores of
 the one that started it, as soon as that has ended. It ends by itself then."""
 

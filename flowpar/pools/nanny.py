@@ -252,8 +252,6 @@ def _end_children() -> None:
                 kill_group(pid)
         if not _reap_anything():
             break
-    for pid in children_of(os.getpid()):  # also what has not done its work in that time
-        kill_group(pid)
 
 
 def _reap_anything() -> bool:

@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import os
 import selectors
+import signal
 import socket
 import threading
 import warnings
@@ -387,3 +388,27 @@ def test_things_are_served_from_a_folder_with_a_long_name(run_script, tmp_path):
         PYTHONWARNINGS="ignore",
     )
     assert (done.stdout, done.returncode) == ("item True\n", 0), done.stderr
+
+
+def wait_in_threads(wait, ready, number):
+    threads = [threading.Thread(target=wait, daemon=True) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    ready.set()
+    threads[0].join()
+
+
+def test_hundreds_of_waiters_may_die_at_once():
+    queue, semaphore = flowpar.Queue(), flowpar.Semaphore(0)
+    for wait in (queue.get, semaphore.acquire):
+        ready = flowpar.Event()
+        waiting = flowpar.spawn(wait_in_threads, wait, ready, 200)
+        assert ready.wait(30)
+        os.kill(waiting.pid, signal.SIGKILL)
+        # Given to some who have gone perhaps, and then to who is there.
+        for number in range(5):
+            queue.put(number)
+            semaphore.release()
+        assert isinstance(waiting.exception(30), flowpar.WorkerDied)
+        assert sorted(queue.get(timeout=30) for _ in range(5)) == list(range(5))
+        assert all(semaphore.acquire(timeout=30) for _ in range(5))
