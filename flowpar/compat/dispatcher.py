@@ -311,7 +311,7 @@ class Dispatcher:
         for at in range(len(chunk.items)):
             if at in failed:
                 error = failed[at].error
-                self._explain(error, chunk, at, report.worker)
+                self._explain(error, chunk, at, report.worker, report.shown.get(at))
                 self._tell(chunk, at, Outcome(error=error))
             elif at in values:
                 self._tell(chunk, at, self._loaded(values.pop(at), chunk, at, report.worker))
@@ -363,9 +363,12 @@ class Dispatcher:
     def _tell(chunk: Chunk, at: int, outcome: Outcome) -> None:
         _guarded(lambda: chunk.sink.put(chunk.first + at, [outcome]))
 
-    def _explain(self, error: BaseException, chunk: Chunk, at: int, worker: str) -> None:
-        args, kwargs = arguments_of(chunk.form, chunk.items[at])
-        call = describe_call(chunk.function.name, args, kwargs)
+    def _explain(
+        self, error: BaseException, chunk: Chunk, at: int, worker: str, call: str | None = None
+    ) -> None:
+        if call is None:
+            args, kwargs = arguments_of(chunk.form, chunk.items[at])
+            call = describe_call(chunk.function.name, args, kwargs)
         add_note(error, f"flowpar: {call}, in {self.pool.name} ({worker})")
 
     def _cut_off(self, reason: BaseException) -> None:

@@ -112,6 +112,8 @@ class Report:
     row: list[object] | None = None
     """The values of calls of one function, in their order, if all gave one; then `values` is
     empty."""
+    shown: dict[int, str] = field(default_factory=dict)
+    """What failed calls were, by index, where only the worker knows what they were given."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return load_report, (dump_report(self),)
@@ -413,6 +415,7 @@ def dump_report(report: Report, depot: Depot | None = None, mark: int = 0) -> by
             report.delayed_seconds,
             report.output,
             row,
+            report.shown,
         ),
         protocol=5,
     )

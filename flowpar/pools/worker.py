@@ -14,15 +14,15 @@ from collections.abc import Mapping, MutableSequence
 from typing import Any
 
 from flowpar.caching.keeping import Keeping
-from flowpar.errors import TaskError, TaskTimeout
+from flowpar.errors import NotPicklable, TaskError, TaskTimeout
 from flowpar.pools.failures import text_of
-from flowpar.pools.items import Items, make_calls
+from flowpar.pools.items import Frozen, Items, arguments_of, make_calls
 from flowpar.pools.runqueue import delayed_seconds
 from flowpar.pools.slate import POSITION, SENDING, SPAN, WANTED
 from flowpar.pools.steps import Turn, turn
 from flowpar.pools.transport import PLAIN, Batch, Failure, Report, references
 from flowpar.pools.values import Isolation, NotComputed, Reading, Values
-from flowpar.task import ALL_REFS, LITERAL, TASK_TYPES, Ref, Template
+from flowpar.task import ALL_REFS, LITERAL, TASK_TYPES, Ref, Template, name_of
 
 CPU_TIME_FROM = 1e-4
 """Seconds; the CPU clock of a thread costs 0.3 µs to read, so shorter calls are not asked."""
@@ -215,6 +215,8 @@ def _execute_items(batch: Batch, items: Items, mark: MutableSequence[int] | None
             if isinstance(error, KeyboardInterrupt) and _is_for_us():
                 raise error
             report.failed[len(made)] = Failure(tame(error))
+            if type(items.values[len(made)]) is Frozen:
+                report.shown[len(made)] = _shown(function, items, len(made))
             made.append(None)
     finally:
         _inside.depth -= 1
@@ -229,6 +231,18 @@ def _execute_items(batch: Batch, items: Items, mark: MutableSequence[int] | None
         report.values = {i: value for i, value in enumerate(made) if i not in report.failed}
         report.unstarted.extend(range(len(made), len(items)))
     return report
+
+
+def _shown(function: Any, items: Items, at: int) -> str:
+    """Return a call as it would be written, with what it was given."""
+    from flowpar.notes import describe_call  # noqa: PLC0415 - calls seldom fail
+
+    name = name_of(function)
+    try:
+        args, kwargs = arguments_of(items.form, items.values[at].load())
+    except NotPicklable:  # which is why it failed
+        return f"{name}(...)"
+    return describe_call(name, args, kwargs)
 
 
 def _holds_task(value: object) -> bool:

@@ -304,6 +304,20 @@ def test_the_error_of_a_call_shows_what_it_was_given():
     assert "['seen']" in caught.value.__notes__[0]
 
 
+def test_it_shows_what_the_item_was_when_it_was_read():
+    def failing(values):
+        raise ValueError(values[0])
+
+    errors = []
+    found = flowpar.imap(failing, used_again([0, 0]), chunksize=3)
+    while len(errors) < 40:
+        with pytest.raises(ValueError) as caught:
+            next(found)
+        errors.append(caught.value)
+    assert [int(str(error)) for error in errors] == list(range(40))
+    assert all(f"failing([{n}, 0])" in error.__notes__[0] for n, error in enumerate(errors))
+
+
 def refuse():
     raise RuntimeError("not here")
 
