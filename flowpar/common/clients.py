@@ -67,7 +67,7 @@ class Client:
 class LocalAsk(Ask):
     """A request of the process that serves."""
 
-    __slots__ = ("done", "error", "is_over", "undo", "value")
+    __slots__ = ("done", "error", "is_over", "thing", "undo", "value")
 
     def __init__(self) -> None:
         self.session = None
@@ -76,6 +76,7 @@ class LocalAsk(Ask):
         self.error: BaseException | None = None
         self.undo: Undo | None = None
         self.done: threading.Lock | None = None
+        self.thing: Thing | None = None
 
     def answer(self, value: object, undo: Undo | None = None) -> None:
         """See `Ask`."""

@@ -18,7 +18,8 @@ import selectors
 import socket
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 from flowpar.common.clients import Client, LocalAsk, RemoteAsk
@@ -46,6 +47,8 @@ from flowpar.pools.home import before_closing, nearest
 
 _FAREWELL_SECONDS: Final = 2.0
 
+_ENDS: Final = "shared things cannot be used while the program ends"
+
 TIMED_OUT: Final = object()
 """What is returned in place of an answer that did not come in time."""
 
@@ -65,6 +68,8 @@ class Server:
         self._unsent: set[Client] = set()
         self._forked: deque[Fork] = deque()
         self._parked: set[LocalAsk] = set()
+        self._posted: deque[Callable[[], None]] = deque()
+        """What the main thread wants done in the server's."""
         self._clients: set[Client] = set()
         self._caller = 0
         """The thread that calls a thing just now, or zero."""
@@ -126,10 +131,12 @@ class Server:
         BaseException
             What the thing raises.
         """
+        if threading.current_thread() is threading.main_thread():
+            return self._ask_by_thread(number, method, args, timeout)
         ask = LocalAsk()
         with self.lock:
             if self._is_closed:
-                raise PoolError("shared things cannot be used while the program ends")
+                raise PoolError(_ENDS)
             thing = self.find(number)
             self._call(thing, method, ask, args)
             if not ask.is_over:
@@ -139,6 +146,73 @@ class Server:
         if ask.error is not None:
             raise ask.error
         return ask.value
+
+    def _ask_by_thread(
+        self, number: int, method: str, args: tuple[Any, ...], timeout: float | None
+    ) -> Any:
+        """Do as `ask` in the server's thread: in the main one a signal handler may raise any time.
+
+        What that would leave half done are answers to others.
+        """
+        ask = LocalAsk()
+        ask.done = threading.Lock()
+        ask.done.acquire()
+        begin = partial(self._begin_here, ask, number, method, args)
+        take_back = partial(self._take_back, ask)  # made now: a handler may raise twice
+        try:
+            self._post(begin)
+            if not ask.done.acquire(timeout=-1 if timeout is None else timeout):
+                self._post(partial(self._give_up, ask))
+                ask.done.acquire()
+        except BaseException:
+            self._posted.append(take_back)
+            self._wake()
+            raise
+        if ask.error is not None:
+            raise ask.error
+        return ask.value
+
+    def _post(self, what: Callable[[], None]) -> None:
+        self._posted.append(what)
+        if self._is_closed:  # perhaps nobody looks any more
+            self._do_posted()
+        self._wake()
+
+    def _begin_here(self, ask: LocalAsk, number: int, method: str, args: tuple[Any, ...]) -> None:
+        if self._is_closed:
+            ask.fail(PoolError(_ENDS))
+            return
+        try:
+            ask.thing = self.find(number)
+            self._call(ask.thing, method, ask, args)
+        except BaseException as error:  # noqa: BLE001 - for who asked, whatever the user's code raises
+            if not ask.is_over:
+                ask.fail(error)
+        if not ask.is_over:
+            self._parked.add(ask)
+
+    def _give_up(self, ask: LocalAsk) -> None:
+        """Tell who asked that the time is over, unless it was answered just now."""
+        if not ask.is_over:
+            self._forget(ask)
+            ask.answer(TIMED_OUT)
+
+    def _take_back(self, ask: LocalAsk) -> None:
+        """Undo what was asked by who was interrupted."""
+        if not ask.is_over:
+            self._forget(ask)
+        elif ask.undo is not None:
+            ask.undo()
+
+    def _forget(self, ask: LocalAsk) -> None:
+        self._parked.discard(ask)
+        if ask.thing is not None:
+            ask.thing.forget(ask)
+
+    def _do_posted(self) -> None:
+        with self.lock:
+            while self._posted:
+                self._posted.popleft()()
 
     def _call(self, thing: Thing, method: str, ask: Ask, args: tuple[Any, ...]) -> None:
         before, self._caller = self._caller, threading.get_ident()
@@ -251,6 +325,7 @@ class Server:
     def _end(self) -> None:
         with self.lock:
             self._is_closed = True
+            self._do_posted()
             for ask in self._parked:
                 if not ask.is_over:
                     ask.fail(PoolError("shared things are gone: their program ends"))
@@ -267,6 +342,8 @@ class Server:
                     self._accept()
                 else:
                     self._wake_read.recv(4096)
+            if self._posted:
+                self._do_posted()
             if self._entrance.is_full:
                 self._accept()
             if self._unsent:

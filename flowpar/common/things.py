@@ -101,7 +101,8 @@ class Permits(Thing):
 
     def forget(self, ask: Ask) -> None:
         """See `Thing`."""
-        self._waiting.remove(ask)
+        if ask in self._waiting:
+            self._waiting.remove(ask)
 
     def leave(self, session: object) -> None:
         """Give back what it had."""
@@ -159,7 +160,8 @@ class Flag(Thing):
 
     def forget(self, ask: Ask) -> None:
         """See `Thing`."""
-        self._waiting.remove(ask)
+        if ask in self._waiting:
+            self._waiting.remove(ask)
 
 
 @dataclass(slots=True)

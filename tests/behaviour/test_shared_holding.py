@@ -457,3 +457,47 @@ def test_a_permit_that_an_ended_call_kept_can_be_released_by_others():
         with pytest.raises(flowpar.WorkerDied):
             dead.result(GENEROUS)
         assert wait_until(lambda: limit.get_value() == 2, GENEROUS)
+
+
+@pytest.mark.parametrize("kind", ["Queue", "Semaphore"])
+def test_an_interrupt_at_any_time_costs_nobody_an_answer(run_script, kind):
+    done = run_script(
+        """
+import flowpar, random, signal, sys, time
+
+class Hit(Exception):
+    pass
+
+is_armed = False
+
+def handler(*_):
+    if is_armed:
+        raise Hit
+
+signal.signal(signal.SIGALRM, handler)
+queue, semaphore = flowpar.Queue(), flowpar.Semaphore(0)
+if sys.argv[1] == "Queue":
+    give, take = lambda: queue.put(7), lambda seconds: queue.get(timeout=seconds)
+else:
+    give, take = semaphore.release, lambda seconds: semaphore.acquire(timeout=seconds)
+hits, end = 0, time.monotonic() + 1.5
+while time.monotonic() < end:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(5e-6, 2e-4))
+        is_armed = True
+        take(0.0003)  # there is nothing
+        is_armed = False
+    except Hit:
+        hits += 1
+    except Exception:
+        pass
+    is_armed = False
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    give()
+    assert take(10), "somebody who has gone got it"
+assert hits > 100, hits
+print("all right")
+""",
+        kind,
+    )
+    assert done.stdout.strip() == "all right", done.stderr
