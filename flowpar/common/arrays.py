@@ -278,8 +278,19 @@ def array_of(memory: Any, form: Form) -> Any:
     """Return an array of what lies in memory."""
     shape, order, dtype, kind = form
     numpy = importlib.import_module("numpy")
-    found = numpy.ndarray(shape, dtype, buffer=memory, order=order)
+    found = numpy.ndarray(shape, dtype, buffer=_base(memory), order=order)
     return found if kind is numpy.ndarray else found.view(kind)
+
+
+def _base(memory: Any) -> Any:
+    """Return memory as what an array is made over.
+
+    An array over a view that is not to be written to finds what that is a view of, and may be told
+    to be writable; one over another array may not.
+    """
+    if not memoryview(memory).nbytes:
+        return memory
+    return importlib.import_module("numpy").frombuffer(memory, "u1")
 
 
 # How they arrive ----------------------------------------------------------------------------------
@@ -301,9 +312,8 @@ def array_at(source: Source, offset: int, form: Form) -> Any:
     _learn_if(source)
     numpy = importlib.import_module("numpy")
     memory = memoryview(source.map()).cast("B")
-    found = numpy.ndarray(shape, dtype, buffer=memory, offset=offset, strides=strides)
-    if is_readonly:
-        found.flags.writeable = False
+    base = _base(memory.toreadonly() if is_readonly else memory)
+    found = numpy.ndarray(shape, dtype, buffer=base, offset=offset, strides=strides)
     return found if kind is numpy.ndarray else found.view(kind)
 
 

@@ -500,3 +500,21 @@ def test_what_was_sent_stays_though_its_name_means_something_else_by_now():
     gc.collect()
     go.set()
     assert future.result(60) == [matrix().sum() + n for n in range(6)]
+
+
+def test_what_is_not_to_be_written_to_cannot_be_told_otherwise():
+    shared = flowpar.share(np.zeros((100, 1000)))
+    for view in (shared, shared[3:], shared.T, shared.reshape(-1), shared.view("i8")):
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            view.flags.writeable = True
+    board = flowpar.share(np.zeros(1000), writable=True)
+    view = board[:]
+    view.flags.writeable = False
+
+    def write(view):
+        view.flags.writeable = True
+        view[0] = 5
+
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        delayed(write)(view).compute(scheduler="processes")
+    assert board[0] == 0
