@@ -118,8 +118,9 @@ class Lender:
         parts = list(value.values()) if kind is dict else value
         new = [self._loan_of(part, loans) for part in parts]
         if any(map(operator.is_not, new, parts)):
-            value = loans[id(value)] = dict(zip(value, new)) if kind is dict else kind(new)  # noqa: B905 - as many
-        return value
+            # The same in place of it each time: what is one object there arrives as one.
+            loans[id(value)] = dict(zip(value, new)) if kind is dict else kind(new)  # noqa: B905 - as many
+        return loans.get(id(value), value)
 
     def _loan_of(self, value: Any, loans: dict[int, Any]) -> Any:
         if not _is_large(value):

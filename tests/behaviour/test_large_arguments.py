@@ -271,11 +271,18 @@ def is_same(one, other):
     return one is other
 
 
+def has_first(box, value):
+    return box[0] is value
+
+
 def test_what_an_item_has_twice_is_one_object_there():
     arrays, lists = [np.zeros(LARGE)] * 4, [[]] * 4
     with flowpar.Executor(2) as executor:
         assert all(executor.map(is_same, arrays, arrays, buffersize=2))
         assert all(executor.map(is_same, lists, lists, buffersize=2))
+        boxes = [[arrays[0], 1]] * 4
+        assert all(executor.map(is_same, boxes, boxes, buffersize=2))
+        assert all(executor.map(has_first, boxes, arrays, buffersize=2))
 
 
 def put_99(values):
