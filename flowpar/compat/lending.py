@@ -82,10 +82,12 @@ class Lender:
             Items that were given at one moment have arguments that are looked at once.
         """
         self.moment = moment
+        # Most messages hold only what is small, which their types tell.
+        if items.form == ONE and _SMALL.issuperset(map(type, items.values)):
+            return None
         if Frozen in set(map(type, items.values)):
             return None
-        # Most messages hold only what is small, which their types tell.
-        if _SMALL.issuperset(map(type, _arguments(items))):
+        if items.form != ONE and _SMALL.issuperset(map(type, _arguments(items))):
             return None
         if not any(map(_is_large, _arguments(items))):
             return None
